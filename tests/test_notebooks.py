@@ -1,0 +1,22 @@
+"Every library notebook and walk-through runs from top to bottom, each as its own item."
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if p.parent.name != "85_runs" and "checkpoints" not in str(p) and "_proc" not in p.parts)
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_notebook_runs(path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("SLOTPAPERS_DATA", raising=False)     # pages are the same with and without real samples
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()

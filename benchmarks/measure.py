@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -160,10 +161,9 @@ def measure(script: str, name: str, case: Case, rounds: int, peak: bool) -> dict
 
 def write(path: Path, record: dict) -> None:
     "JSON, whole or not at all; a list of numbers stays on one line."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    from slotpapers.core.results import write_text
+    text = json.dumps(record, indent=1)
+    write_text(path, re.sub(r"\[[\d\s.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n")
 
 
 def run(script: str, cases: dict[str, Case], peers: tuple[str, ...] = (), missing: dict[str, str] | None = None) -> None:

@@ -18,10 +18,10 @@ MISSING = measure.left_out("slot_attention")
 
 def forward_and_backward(call, tokens, modules):
     def step():
-        tokens.grad = None
+        call().sum().backward()
+        tokens.grad = None               # here and not before, so that no gradient of the last step is freed during this one
         for module in modules:
             module.zero_grad()
-        call().sum().backward()
     return step
 
 

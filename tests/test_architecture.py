@@ -20,7 +20,7 @@ ROOMS = {  # room: the rooms it may import (a room may always import itself)
     "evaluation": {"core", "training"},
     "figures": {"core"},
     "recipes": {"core", "data", "blocks", "models", "objectives", "training", "evaluation", "figures"},
-    "runs": {"core", "recipes"},
+    "runs": {"core", "data", "recipes"},     # data: a bare machine prepares its own windows
     "cli": {"core", "data", "models", "runs"},
 }
 NEVER = {"nbdev", "fastcore", "execnb", "ghapi", "IPython", "papermill", "dvc", "beartype", "pytest"}          # tools of the workshop

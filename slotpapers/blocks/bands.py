@@ -147,8 +147,7 @@ class Bands(nn.Module):
             x = x.to(self.matrices.dtype)
             rest = x.mean(dim=-1, keepdim=True)
             bands = einsum(x - rest, self.matrices, "B C S, W T S -> B W C T")
-            lowest = torch.arange(self.n_bands, device=x.device) == 0
-            return bands + einsum(rest, lowest.to(x.dtype), "B C T, W -> B W C T")
+            return torch.cat([bands[:, :1] + rearrange(rest, "B C T -> B 1 C T"), bands[:, 1:]], dim=1)
 
 # %% ../../nbs/20_blocks/bands.ipynb #3182b215
 def bands_by_scipy(

@@ -61,16 +61,16 @@ def prepare(
     to_fs: float | int = 50.0,         # Hz; what the model was trained on
 ) -> Float[np.ndarray, "3 t"]:
     "The recording in m/s² at `to_fs`, float32. Raises ValueError when the norm at rest is not gravity."
-    x = np.asarray(x)
+    x = np.asarray(x).astype(np.float64)
     check_recording(x, fs)
-    y = resample(to_metres_per_second_squared(x.astype(np.float64), unit), fs, to_fs)
+    y = resample(to_metres_per_second_squared(x, unit), fs, to_fs)
     length = min(y.shape[-1], max(1, round(to_fs)))     # one second, or all there is
     check_gravity("x", rearrange(y[:, :y.shape[-1] // length * length], "C (n t) -> n C t", t=length))
     return y.astype(np.float32)
 
 # %% ../../nbs/10_data/accelerometer.ipynb #a676107a
 def prepare_stamped(
-    t: Float[np.ndarray, "T"],         # s, increasing
+    t: Num[np.ndarray, "T"],           # s, increasing
     x: Num[np.ndarray, "3 T"],         # samples at these times, with gravity
     unit: str,                         # "m/s^2", "g" or "mg"
     *,
@@ -79,10 +79,10 @@ def prepare_stamped(
     max_gap: float | int = 0.2,        # s; a longer step splits the recording
 ) -> list[tuple[float, np.ndarray]]:   # (seconds from t[0], (3, t) float32), piece by piece
     "The recording's gap-free pieces in m/s² at `to_fs`, with the time at which each starts."
-    x, t = np.asarray(x), np.asarray(t)
+    x, t = np.asarray(x).astype(np.float64), np.asarray(t).astype(np.float64)
     fs = nominal_rate(t) if fs is None else fs
     check_recording(x, fs)
     check_increasing("t", t)
     parts = [part for part in split_at_gaps(t, max_gap) if part.stop - part.start > 1]
-    return [(float(t[part.start] - t[0]), prepare(to_grid(t[part], x[:, part].astype(np.float64), fs), fs, unit, to_fs=to_fs))
+    return [(float(t[part.start] - t[0]), prepare(to_grid(t[part], x[:, part], fs), fs, unit, to_fs=to_fs))
             for part in parts]

@@ -64,4 +64,4 @@ class WeightedParticipants:
 
     def __call__(self, step: int) -> dict[str, Float[Tensor, "B 3 T"]]:
         "The batch of this step: `x` in m/s²."
-        return {"x": torch.from_numpy(np.ascontiguousarray(self.windows.x[self.indices(step)]))}
+        return {"x": torch.tensor(self.windows.x[self.indices(step)])}   # a copy at torch's own alignment, see below

@@ -41,7 +41,7 @@ def precompute(
     model.eval()
     try:
         with torch.no_grad(), forked_rng(seed, "precompute"):
-            parts = [encode(torch.from_numpy(x[i:i + batch_size].copy()).to(device)).cpu() for i in range(0, len(x), batch_size)]
+            parts = [encode(torch.tensor(x[i:i + batch_size]).to(device)).cpu() for i in range(0, len(x), batch_size)]
     finally:
         for module, mode in modes:
             module.training = mode

@@ -63,7 +63,7 @@ class SlotAggregation(nn.Module):
     ) -> SlotOutput:
         placed = frames if self.positions is None else self.positions(frames)
         drawn = () if isinstance(self.start, FixedSlots) else (generator,)
-        return self.attention(self.project(placed), self.start(len(frames), *drawn))
+        return self.attention(self.project(placed), self.start(frames.shape[0], *drawn))
 
 # %% ../../nbs/30_models/slotfm.ipynb #2a1e5734
 class MeanAggregation(nn.Module):
@@ -86,7 +86,7 @@ class MeanAggregation(nn.Module):
     ) -> SlotOutput:
         means = reduce(frames, "B (W T) H -> B (W H)", "mean", W=self.n_bands)
         slots = rearrange(self.project(means), "B D -> B 1 D")
-        return SlotOutput(slots, frames.new_ones(len(frames), 1, frames.shape[1]), backend="mean")
+        return SlotOutput(slots, frames.new_ones(frames.shape[0], 1, frames.shape[1]), backend="mean")
 
 # %% ../../nbs/30_models/slotfm.ipynb #d5242ac2
 class Decoded(NamedTuple):
@@ -223,7 +223,7 @@ class Pretrained(PyTorchModelHubMixin):
                          strict: bool = True, **options) -> "Pretrained":
         if config is None:
             raise ValueError(f"{model_id} must hold config.json, the settings of the model; there is none: "
-                             "is this a folder made by save_pretrained?")
+                             "is this a folder made by save_pretrained, or the id of such a model on the hub?")
         if unknown := set(config) - set(cls._hub_mixin_init_parameters):
             raise ValueError(f"config.json of {model_id} must hold settings of {cls.__name__} only; got {sorted(unknown)}: "
                              "was it saved by a newer version, or by another model?")

@@ -122,7 +122,7 @@ def validation_windows(
     for subject in sorted(set(windows.subject.tolist())):
         own = np.flatnonzero(windows.subject == subject)
         rows += sorted(numpy_stream(seed, "validation", subject).permutation(own)[:each].tolist())
-    return torch.from_numpy(np.ascontiguousarray(windows.x[rows]))
+    return torch.tensor(windows.x[rows])   # torch's own alignment: the same sums in every process
 
 
 def score_loss(
@@ -204,7 +204,9 @@ def score(config: Config, data: PretrainData, fitted: Mapping[str, Fitted]) -> l
     held_out, rows = validation_windows(data.val), []
     for arm, seed in arm_names(config):
         found = fitted[model_name(arm, seed)]
-        values = rebuilding_scores(found.model, held_out) | {"best_val_total": found.trained.best_score, "steps": found.trained.stopped_at}
+        with forked_rng(seed, "score"):       # a random start draws here, the same in every process
+            measured = rebuilding_scores(found.model, held_out)
+        values = measured | {"best_val_total": found.trained.best_score, "steps": found.trained.stopped_at}
         rows += [{"arm": arm, "dataset": data.description["name"], "seed": seed, "fold": 0, "metric": metric, "value": value}
                  for metric, value in values.items()]
     return rows
@@ -257,7 +259,8 @@ def write(
         for name, found in fitted.items():
             found.model.save_pretrained(part / name)
     held_out = validation_windows(data.val)
-    examples = [example_arrays(fitted[model_name(arm, 0)].model, held_out, arm) for arm in words(config.arms)]
+    with forked_rng(0, "example"):
+        examples = [example_arrays(fitted[model_name(arm, 0)].model, held_out, arm) for arm in words(config.arms)]
     arrays = curve_arrays(fitted) | {key: value for example in examples for key, value in example.items()}
     write_results(out, module=MODULE, profile=profile, parameters=asdict(config), data=[data.description], scores=scores,
                   arrays=arrays, watch=watch, commit=commit)

@@ -92,8 +92,9 @@ class Feed:
         return batch if self.device.type == "cpu" else map_tensors(self.move, batch)
 
     def move(self, tensor: Tensor) -> Tensor:
-        pinned = tensor.pin_memory(self.device) if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
-        return pinned.to(self.device, non_blocking=True)
+        if self.device.type == "cuda" and tensor.device.type == "cpu":   # a copy from pinned memory does not make the program wait
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def take(self, step: int) -> object:
         if self.thread is None:

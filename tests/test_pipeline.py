@@ -1,0 +1,182 @@
+"""The pipeline's behaviour, shown on a copy of the checkout at check scale with real `dvc repro` processes.
+
+One worker runs the whole file: the tests follow each other on one copy, as a user would.
+"""
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from slotpapers.core.results import imported_modules, module_file
+from slotpapers.runs import PROFILES, RUNS, parameters_of, recipe_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+BIN = Path(sys.executable).parent
+STAGES = ["slotfm-pretrain", "slotfm-probe", "slotfm-report", "claims"]
+
+
+def environment(copy: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("SLOTPAPERS_DATA", "PYTHONWARNINGS")}
+    return kept | {"PATH": f"{BIN}:{kept['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def repro(copy: Path, *words: str, ok: bool = True) -> str:
+    "Runs `dvc repro` and returns what it printed."
+    done = subprocess.run([str(BIN / "dvc"), "repro", *words], cwd=copy, env=environment(copy), capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert (done.returncode == 0) is ok, text[-6000:]
+    return text
+
+
+def stages_run(text: str) -> list[str]:
+    return re.findall(r"Running stage '(?:[^:']*:)?([^']+)'", text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def set_parameter(copy: Path, section: str, **changes) -> None:
+    path = copy / "profiles/check/params.yaml"
+    parameters = yaml.safe_load(path.read_text())
+    parameters[section].update(changes)
+    path.write_text(yaml.safe_dump(parameters, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory, root):
+    "The checkout's files in a folder and a git repository of their own."
+    folder = tmp_path_factory.mktemp("pipeline") / "slotpapers"
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, text=True)
+    for name in listed.stdout.split("\0"):
+        source, target = root / name, folder / name
+        if name and (source.is_file() or source.is_symlink()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "copy"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+def test_stages_name_the_code_they_run(root):
+    "The dependencies of a stage are the modules that its recipe imports, no more and no fewer."
+    recipes = RUNS | {"slotfm-report": "slotpapers.recipes.slotfm_report", "claims": "slotpapers.recipes.scorecard"}
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    for stage, module in recipes.items():
+        named = {d for d in stages[stage]["deps"] if d.startswith("slotpapers/")}
+        assert named == {str(module_file(m).relative_to(root)) for m in imported_modules(module)}, stage
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_parameters_are_the_same_in_config_notebook_stage_and_every_profile(root, run):
+    "One list of parameters: what a profile sets, the stage passes on, and the notebook and the recipe accept."
+    given = {profile: set(parameters_of(run, profile, root)) for profile in PROFILES}
+    assert len({frozenset(names) for names in given.values()}) == 1, given
+    wanted = {f.name for f in fields(recipe_of(run).Config)}
+    notebook = nbformat.read(root / f"nbs/85_runs/{run.replace('-', '_')}.ipynb", as_version=4)
+    cell, = (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    accepted = {line.split(" = ")[0] for line in cell.splitlines() if " = " in line}
+    command, = (c for c in yaml.safe_load((root / "dvc.yaml").read_text())["stages"][run]["cmd"] if c.startswith("papermill"))
+    passed = set(re.findall(r"-p (\w+)", command))
+    assert given["smoke"] <= wanted and accepted - {"out", "profile"} <= wanted and passed == accepted
+    assert given["smoke"] == accepted - {"out", "profile", "prepared", "weights"}
+
+
+def test_root_parameters_are_smoke_and_every_profile_links_the_one_pipeline(root):
+    assert yaml.safe_load((root / "params.yaml").read_text())["profile"] == "smoke"
+    for profile in set(PROFILES) - {"smoke"}:
+        folder = root / "profiles" / profile
+        assert (folder / "dvc.yaml").is_symlink() and (folder / "dvc.yaml").resolve() == root / "dvc.yaml"
+        parameters = yaml.safe_load((folder / "params.yaml").read_text())
+        assert parameters["profile"] == profile and parameters["params_file"] == f"profiles/{profile}/params.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(copy):
+    "The copy after one whole `dvc repro` of profile check."
+    others = {name: contents(copy / name) for name in ("results", "report") if (copy / name).exists()}
+    ran = stages_run(repro(copy, "profiles/check/dvc.yaml"))
+    assert sorted(s for s in ran if not s.startswith("prepare")) == sorted(STAGES)
+    for name, before in others.items():
+        after = {k: v for k, v in contents(copy / name).items() if not k.startswith("check/")}
+        assert after == before, f"profile check changed files of another profile under {name}/"
+    return copy
+
+
+def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean(finished):
+    assert stages_run(repro(finished, "profiles/check/dvc.yaml")) == []
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=finished, capture_output=True, text=True).stdout
+    assert status == ""
+
+
+def test_results_are_complete(finished):
+    for stage in ("slotfm-pretrain", "slotfm-probe"):
+        names = {p.name for p in (finished / "results/check" / stage).iterdir()}
+        assert {"metrics.json", "run.json", "figures.npz", "run.ipynb"} <= names
+        assert (finished / "results/check" / stage / "figures.npz").stat().st_size <= 300_000
+    assert list((finished / "results/check").glob(".*")) == [], "a finished run leaves no scratch folder"
+
+
+def test_a_deleted_figure_comes_back_the_same(finished):
+    report = finished / "report/check/slotfm"
+    before = contents(report)
+    figure = next(report.glob("*.svg"))
+    figure.unlink()
+    assert stages_run(repro(finished, "profiles/check/dvc.yaml")) == ["slotfm-report"]
+    assert contents(report) == before
+
+
+def test_a_rerun_gives_the_same_numbers(finished):
+    before = {s: (finished / "results/check" / s / "metrics.json").read_bytes() for s in STAGES[:2]}
+    weights = contents(finished / "results/check/slotfm-pretrain/weights")
+    assert stages_run(repro(finished, "--force", "--single-item", "profiles/check/dvc.yaml:slotfm-pretrain")) == ["slotfm-pretrain"]
+    assert (finished / "results/check/slotfm-pretrain/metrics.json").read_bytes() == before["slotfm-pretrain"]
+    assert contents(finished / "results/check/slotfm-pretrain/weights") == weights
+    assert stages_run(repro(finished, "profiles/check/dvc.yaml")) == []
+
+
+def test_a_changed_parameter_reruns_only_what_depends_on_it(finished):
+    set_parameter(finished, "slotfm_probe", epochs=3)
+    ran = stages_run(repro(finished, "profiles/check/dvc.yaml"))
+    assert ran[0] == "slotfm-probe" and sorted(ran) == ["claims", "slotfm-probe", "slotfm-report"]
+
+
+def test_a_failing_cell_stops_the_pipeline_with_its_message(finished):
+    set_parameter(finished, "slotfm_probe", arms="slotfm, no_such_arm")
+    text = repro(finished, "profiles/check/dvc.yaml", ok=False)
+    assert "no_such_arm" in text and "must be one of" in text
+    assert stages_run(text) == ["slotfm-probe"], "nothing ran after the failure"
+    assert not (finished / "results/check/slotfm-probe/metrics.json").exists(), "no stale number stands in for the failed run"
+    set_parameter(finished, "slotfm_probe", arms="slotfm, no_bands, no_regularisers, gaussian_start, untrained, statistics_forest")
+    repro(finished, "profiles/check/dvc.yaml")
+
+
+def test_a_killed_run_leaves_no_half_file_and_resumes(finished):
+    set_parameter(finished, "slotfm_pretrain", steps=400, validate_every=10, n_seeds=1)
+    results = finished / "results/check/slotfm-pretrain"
+    process = subprocess.Popen([str(BIN / "dvc"), "repro", "--single-item", "profiles/check/dvc.yaml:slotfm-pretrain"], cwd=finished,
+                               env=environment(finished), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    scratch = results.parent / ".slotfm-pretrain.scratch"
+    while not any(scratch.rglob("checkpoint.pt")) and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(scratch.rglob("checkpoint.pt")), "no checkpoint was written in two minutes"
+    left = {p.name for p in results.iterdir()} if results.exists() else set()
+    assert not left & {"metrics.json", "figures.npz", "run.ipynb", "weights"}, left
+    (finished / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+    text = repro(finished, "--single-item", "profiles/check/dvc.yaml:slotfm-pretrain")
+    assert stages_run(text) == ["slotfm-pretrain"] and (results / "metrics.json").exists()
+    assert not scratch.exists()

@@ -1,0 +1,68 @@
+"The names that users rely on: design promises them, and each room re-exports what its index says."
+import importlib
+import inspect
+
+import pytest
+
+PROMISED = {  # module: {name: parameters that must exist, in this order, before any others}
+    "slotpapers.data.accelerometer": {"load_dataset": ["name", "root", "fs", "seconds", "position"], "prepare": ["x", "fs", "unit", "to_fs"],
+                                      "windows": ["x", "fs", "seconds"]},
+    "slotpapers.blocks.bands": {"Bands": ["edges", "fs", "n_steps"]},
+    "slotpapers.blocks.slot_attention": {"SlotAttention": ["slot_dim", "token_dim", "n_iters"], "FixedSlots": ["n_slots", "slot_dim"],
+                                         "GaussianSlots": ["n_slots", "slot_dim"], "InvertedAttention": []},
+    "slotpapers.objectives.reconstruction": {"ssim_loss": ["x", "y", "window", "signed"], "ms_stft_loss": ["x", "y", "n_ffts"]},
+    "slotpapers.models": {"SlotFM": []},
+    "slotpapers.core.records": {"Windows": ["x", "y", "classes", "subject", "start", "source", "valid"], "SlotOutput": ["slots", "masks", "trace"]},
+    "slotpapers.runs": {"main": [], "execute": ["run", "parameters", "out"]},
+}
+DEFAULTS = {
+    "slotpapers.data.accelerometer.load_dataset": {"root": None, "fs": 50.0, "seconds": 5.0, "position": None},
+    "slotpapers.data.accelerometer.prepare": {"to_fs": 50.0},
+    "slotpapers.blocks.bands.Bands": {"edges": (1.0, 4.0), "fs": 50.0, "n_steps": 250},
+    "slotpapers.blocks.slot_attention.SlotAttention": {"token_dim": None, "n_iters": 3},
+    "slotpapers.objectives.reconstruction.ssim_loss": {"signed": False},
+    "slotpapers.objectives.reconstruction.ms_stft_loss": {"n_ffts": (16, 32, 64, 128)},
+    "slotpapers.models.SlotFM": {"n_slots": 8, "slot_dim": 32, "n_iters": 3, "hidden": 256, "n_blocks": 4, "edges": (1.0, 4.0), "fs": 50.0, "n_steps": 250},
+}
+ROOMS = {
+    "core": ["STANDARD_GRAVITY", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
+    "data": ["DATASETS", "WeightedParticipants", "find", "load_dataset", "load_prepared", "participant_folds", "prepare", "save_prepared", "simulated_windows", "windows"],
+    "blocks": ["BAND_SWEEP", "Bands", "FixedSlots", "GaussianSlots", "InvertedAttention", "SlotAttention"],
+    "models": ["SlotFM", "SlotFMOutput"],
+    "objectives": ["band_weights", "ms_stft_loss", "mse_loss", "slotfm_loss", "ssim_loss"],
+    "training": ["LoopConfig", "Trained", "train"],
+    "evaluation": ["confusion", "fit_probe", "judge", "load_claims", "macro_f1", "precompute", "rmse"],
+    "figures": ["save_figure", "save_table", "score_table", "slot_colors", "use_theme"],
+}
+
+
+@pytest.mark.parametrize("module, names", PROMISED.items(), ids=list(PROMISED))
+def test_promised_names_and_parameters(module, names):
+    for name, parameters in names.items():
+        found = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        assert [p for p in found if p in parameters] == parameters, f"{module}.{name} takes {found}"
+
+
+@pytest.mark.parametrize("path, defaults", DEFAULTS.items(), ids=list(DEFAULTS))
+def test_promised_defaults(path, defaults):
+    module, _, name = path.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    assert {k: parameters[k].default for k in defaults} == defaults
+
+
+@pytest.mark.parametrize("room, names", ROOMS.items(), ids=list(ROOMS))
+def test_rooms_re_export_their_public_names(room, names):
+    module = importlib.import_module(f"slotpapers.{room}")
+    assert sorted(module.__all__) == sorted(names)
+    assert all(hasattr(module, name) for name in names)
+
+
+def test_slotfm_has_its_methods():
+    from slotpapers.models import SlotFM
+    assert all(callable(getattr(SlotFM, name)) for name in ("encode", "reconstruct", "save_pretrained", "from_pretrained"))
+
+
+def test_typed_and_versioned(root):
+    import slotpapers
+    assert (root / "slotpapers/py.typed").exists()
+    assert f"version = {slotpapers.__version__}\n" in (root / "settings.ini").read_text()

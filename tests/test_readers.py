@@ -1,0 +1,341 @@
+"Published layouts: every damage has its message, archives equal folders, real samples keep their counts."
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import fixtures_accelerometer as published
+import numpy as np
+import pytest
+
+from slotpapers.core.units import STANDARD_GRAVITY
+from slotpapers.data.archives import open_archive
+from slotpapers.data.readers import LAYOUTS
+from slotpapers.data.readers_body import bridge_short
+from slotpapers.data.readers_capture24 import capture24_samples
+from slotpapers.data.readers_layouts import find_set, read_set
+from slotpapers.data.readers_phones import wisdm_stretches
+from slotpapers.data.readers_tables import cells_per_row, line_blocks, read_table
+from slotpapers.data.registry import DATASETS
+
+DAMAGED = published.damaged_files()
+
+
+# --- tables ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("size", [1, 3, 7, 64, 10_000])
+@pytest.mark.parametrize("text", [b"", b"a", b"a\n", b"a\nb", b"\n\na\n", b"1,2\n" * 50])
+def test_blocks_are_the_file(text, size):
+    blocks = list(line_blocks(io.BytesIO(text), size))
+    assert b"".join(data for _, data in blocks).rstrip() == text.rstrip()
+    assert all(data.endswith(b"\n") for _, data in blocks)
+    rows = np.cumsum([1, *(data.count(b"\n") for _, data in blocks)])
+    assert [row for row, _ in blocks] == rows[:-1].tolist()
+
+
+@pytest.mark.parametrize("separator", [",", " "])
+@pytest.mark.parametrize("seed", range(10))
+def test_cells_against_split(separator, seed):
+    stream = np.random.default_rng(seed)
+    lines = [separator.join(["x"] * n) if n else "" for n in stream.integers(0, 6, size=40)]
+    counts = cells_per_row(("\r\n".join(lines) + "\r\n").encode(), separator)
+    assert counts.tolist() == [len(line.split(separator)) if line else 0 for line in lines]
+
+
+@pytest.mark.parametrize("block", [40, 2**25])
+def test_a_row_is_named_in_every_block(tmp_path, block, monkeypatch):
+    monkeypatch.setattr("slotpapers.data.readers_tables.line_blocks", lambda stream: line_blocks(stream, block))
+    lines = ["i,x,label"] + [f"{i},0.{i},{'ab'[i % 2]}" for i in range(200)]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    table = read_table(open_archive(tmp_path), "a.csv", ["x", "i"], ["label"])
+    assert table.index.tolist() == list(range(2, 202)) and table.i.tolist() == list(range(200)) and list(table.label[:3]) == ["a", "b", "a"]
+    lines[150] = "149,zero,b"
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="a.csv, row 151, column 'x': 'zero' is not a number"):
+        read_table(open_archive(tmp_path), "a.csv", ["x"])
+
+
+# --- damage ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("what", DAMAGED, ids=lambda w: w.replace(" ", "-"))
+def test_damage_is_named_with_file_and_cure(what, tmp_path):
+    name, damage, fragments = DAMAGED[what]
+    damage(published.copy_of(name, tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        read_set(LAYOUTS[name], tmp_path, seconds=2)
+    for text in fragments:
+        assert text in str(caught.value), str(caught.value)
+
+
+def test_damage_covers_every_set():
+    assert {name for name, _, _ in DAMAGED.values()} == set(LAYOUTS) and len(DAMAGED) >= 40
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_missing_set_says_where_it_was_looked_for(name, tmp_path):
+    for root in (tmp_path, tmp_path / "no such folder"):
+        with pytest.raises(FileNotFoundError) as caught:
+            read_set(LAYOUTS[name], root)
+        assert f"{LAYOUTS[name].archives[0]}.zip" in str(caught.value) and str(root) in str(caught.value) and "To get it" in str(caught.value)
+
+
+# --- places ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(params=LAYOUTS)
+def name(request):
+    return request.param
+
+
+def same(a, b):
+    assert (a.x == b.x).all() and a.source.tolist() == b.source.tolist() and a.subject.tolist() == b.subject.tolist()
+    assert (a.start == b.start).all() and (a.valid == b.valid).all() and (a.y is None) == (b.y is None)
+    assert a.y is None or (a.y == b.y).all()
+
+
+def test_zip_folder_and_every_place_give_the_same(name, tmp_path):
+    top = published.copy_of(name, tmp_path / "folder")
+    wanted = read_set(LAYOUTS[name], tmp_path / "folder", seconds=2)
+    getattr(published, name)(tmp_path / "zipped", zipped=True)
+    shutil.rmtree(tmp_path / "zipped" / name / top.name)
+    same(wanted, read_set(LAYOUTS[name], tmp_path / "zipped", seconds=2))                       # <root>/<name>/<archive>.zip
+    same(wanted, read_set(LAYOUTS[name], tmp_path / "zipped" / name, seconds=2))                # <root>/<archive>.zip
+    same(wanted, read_set(LAYOUTS[name], tmp_path / "folder" / name, seconds=2))                # <root>/<top folder>/
+    same(wanted, read_set(LAYOUTS[name], top, seconds=2))                                       # the top folder itself
+    (tmp_path / "bare").mkdir()
+    shutil.copytree(top, tmp_path / "bare" / name)
+    same(wanted, read_set(LAYOUTS[name], tmp_path / "bare", seconds=2))                         # its content in <root>/<name>/
+
+
+def test_the_data_root_is_the_default(monkeypatch, tmp_path):
+    published.copy_of("daphnet", tmp_path)
+    monkeypatch.setenv("SLOTPAPERS_DATA", str(tmp_path))
+    assert len(read_set(LAYOUTS["daphnet"], seconds=2)) == 32
+
+
+def test_the_registry_knows_the_same_archives(name):
+    assert {f"{stem}.zip" for stem in LAYOUTS[name].archives} == set(DATASETS[name].files)
+
+
+def test_what_every_set_owes(name, tmp_path):
+    published.copy_of(name, tmp_path)
+    for fs, seconds in ((50.0, 2.0), (25, 4)):
+        made = read_set(LAYOUTS[name], tmp_path, fs=fs, seconds=seconds)
+        assert made.x.dtype == np.float32 and made.x.shape[1:] == (3, 100) and np.isfinite(made.x).all() and made.fs == fs
+        assert made.unit == "m/s^2" and made.name == name and not made.simulated and made.report["licence"] == str(DATASETS[name].licence)
+        assert made.y is None if name == "capture24" else (made.y.dtype == np.int64 and made.y.min() >= 0 and made.y.max() < len(made.classes))
+        assert made.report["windows"] == len(made) and made.start.min() >= 0 and str(tmp_path) not in repr(made.report)
+        norm = np.linalg.norm(made.x, axis=1).mean(axis=-1)
+        assert abs(np.median(norm) - STANDARD_GRAVITY) < 1.5
+        keys = list(zip(made.subject, made.source, np.round(made.start, 3)))
+        assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name, options, said", [
+    ("daphnet", {"position": "wrist"}, "position must be one of 'shank', 'thigh', 'trunk'; got 'wrist'"),
+    ("motionsense", {"flip": False}, "an option of motionsense must be one of 'flip_apple'; got 'flip'"),
+    ("pamap2", {"flip_apple": False}, "an option of pamap2 must be one of 'none at all'"),
+    ("daphnet", {"seconds": 60}, "no window of 60 s"),
+    ("daphnet", {"seconds": 0.013}, "whole number of samples"),
+])
+def test_wrong_questions(name, options, said, tmp_path):
+    published.copy_of(name, tmp_path)
+    with pytest.raises(ValueError) as caught:
+        read_set(LAYOUTS[name], tmp_path, **options)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name, position", [(n, p) for n, layout in LAYOUTS.items() for p in layout.positions[1:] if n != "hhar"])
+def test_other_places(name, position, tmp_path):
+    published.copy_of(name, tmp_path)
+    first, other = (read_set(LAYOUTS[name], tmp_path, seconds=2, position=p) for p in (None, position))
+    assert other.report["position"] == position != first.report["position"] and not (len(first) == len(other) and (first.x == other.x).all())
+
+
+def test_a_place_that_is_not_there(tmp_path):
+    published.copy_of("hhar", tmp_path)
+    with pytest.raises(FileNotFoundError, match="Phones_accelerometer.csv"):
+        read_set(LAYOUTS["hhar"], tmp_path, position="phone")
+
+
+# --- oddities ----------------------------------------------------------------------------------------------------------------------
+
+def test_missing_samples_cost_their_window_and_are_counted(tmp_path):
+    published.change(published.copy_of("motionsense", tmp_path), "dws_1/sub_1.csv", 150, None, lambda line: line.split(",")[0] + ",,,")
+    made = read_set(LAYOUTS["motionsense"], tmp_path, seconds=2)
+    first = made.select(made.source == "dws_1/sub_1.csv")
+    assert made.report["windows left out: missing samples"] == 1 and first.start.tolist() == [0.0, 4.0, 6.0, 8.0, 10.0]
+
+
+@pytest.mark.parametrize("text", ["NaN", "nan", "", "inf"])
+def test_ways_to_say_missing(text, tmp_path):
+    published.change(published.copy_of("motionsense", tmp_path), "dws_1/sub_1.csv", 150, None, lambda line: line.rsplit(",", 1)[0] + "," + text)
+    assert read_set(LAYOUTS["motionsense"], tmp_path, seconds=2).report["windows left out: missing samples"] == 1
+
+
+def test_missing_samples_spoil_their_neighbours_through_the_filter(tmp_path):
+    def hole(line):
+        return " ".join("NaN" if 1 <= i <= 3 else c for i, c in enumerate(line.split(" ")))
+    top = published.copy_of("daphnet", tmp_path)
+    published.change(top, "S01R01.txt", 15 * 64 + 2 * 64 + 2, None, hole)     # 16 ms after a window's start: the filter reaches back 0.2 s
+    made = read_set(LAYOUTS["daphnet"], tmp_path, seconds=2)
+    assert made.report["windows left out: missing samples"] == 2
+
+
+def test_motionsense_sign_and_sum(tmp_path):
+    b, a = published.motionsense(tmp_path / "b", part="B"), published.motionsense(tmp_path / "a", part="A")
+    raw, summed = (read_set(LAYOUTS["motionsense"], tmp_path / p, seconds=2) for p in "ba")
+    assert np.abs(raw.x - summed.x).max() < 1e-4 and summed.report["files read as gravity + userAcceleration"] == 9
+    assert "files read as gravity + userAcceleration" not in raw.report
+    apple = read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2, flip_apple=False)
+    assert (apple.x == -raw.x).all() and apple.report["option flip_apple"] is False
+    shutil.copytree(a, tmp_path / "b" / "motionsense" / a.name)               # both there: B is preferred
+    assert "files read as gravity + userAcceleration" not in read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2).report
+    wanted = published.motion(12.0, 50, "walk", 1)[:100].T                    # specific force, as the wearer felt it
+    assert np.abs(raw.select((raw.source == "dws_1/sub_1.csv") & (raw.start == 0)).x[0] - wanted).max() < 1e-3
+
+
+def test_gyroscope_files_are_not_read(tmp_path):
+    top = published.copy_of("motionsense", tmp_path)
+    wanted = read_set(LAYOUTS["motionsense"], tmp_path, seconds=2)
+    for folder in ("C_Gyroscope_data", "B_Accelerometer_data"):               # the content of both in <root>/<name>, side by side
+        shutil.copytree(top, tmp_path / "x" / "motionsense" / "data" / folder)
+    same(wanted, read_set(LAYOUTS["motionsense"], tmp_path / "x", seconds=2))
+
+
+def test_hhar_order_of_rows_does_not_matter(tmp_path):
+    top = published.copy_of("hhar", tmp_path)
+    wanted = read_set(LAYOUTS["hhar"], tmp_path, seconds=2)
+    path = top / "Watch_accelerometer.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *np.random.default_rng(0).permutation(rows).tolist()]) + "\n")
+    shuffled = read_set(LAYOUTS["hhar"], tmp_path, seconds=2)
+    assert np.abs(wanted.x - shuffled.x).max() < 1e-5 and (wanted.y == shuffled.y).all() and (wanted.source == shuffled.source).all()
+    assert wanted.report["splits at gaps"] == 3 and wanted.report["rows merged: the same stamp"] == 9 and wanted.report["rows dropped: no label"] == 5600
+
+
+def test_wisdm_rates_within_an_activity():
+    t = np.concatenate([np.arange(100) / 20, 5 + np.arange(300) / 100, 8.3 + np.arange(100) / 20])
+    report = Counter()
+    found = [(p.start, p.stop, fs) for p, fs in wisdm_stretches(t, np.zeros(500, int), report)]
+    assert found == [(0, 101, 20.0), (101, 400, 100.0), (400, 500, 20.0)] and report["splits where the rate changes"] == 2
+    t[250:] -= 3.0
+    assert len(list(wisdm_stretches(t, np.zeros(500, int), report))) == 4 and report["splits where time does not increase"] == 1
+
+
+def test_pamap2_holes():
+    x = np.random.default_rng(0).normal(size=(3, 1000))
+    for lo, hi in ((0, 5), (100, 120), (300, 321), (990, 1000)):
+        x[:, lo:hi] = np.nan
+    found = [(p.start, p.stop, int(m.sum())) for p, _, m in bridge_short(x, 100.0)]
+    assert found == [(5, 300, 20), (321, 990, 0)]
+    assert list(bridge_short(np.full((3, 50), np.nan), 100.0)) == []
+
+
+@pytest.mark.parametrize("position, column", [("hand", 0), ("chest", 1), ("ankle", 2)])
+def test_pamap2_columns_are_those_of_the_place(position, column, tmp_path):
+    "The first window of walking is the wearer's, at this place, by the accelerometer of 16 g."
+    published.copy_of("pamap2", tmp_path)
+    made = read_set(LAYOUTS["pamap2"], tmp_path, fs=100, seconds=2, position=position)
+    walking = made.select((made.y == made.classes.index("walking")) & (made.source == "Protocol/subject101.dat"))
+    assert np.abs(walking.x[0] - published.motion(22.0, 100, "walk", 101, column)[:200].T).max() < 1e-5
+
+
+@pytest.mark.parametrize("position, column", [("shank", 0), ("thigh", 1), ("trunk", 2)])
+def test_daphnet_columns_are_those_of_the_place(position, column, tmp_path):
+    published.copy_of("daphnet", tmp_path)
+    made = read_set(LAYOUTS["daphnet"], tmp_path, fs=64, seconds=2, position=position)
+    wanted = published.motion(15.0, 64, "walk", 1, column)[:128].T
+    assert np.abs(made.x[0] - wanted).max() < 0.02                             # written in whole milli-g
+
+
+def test_daphnet_dead_sensor_is_flagged_not_hidden(tmp_path):
+    published.copy_of("daphnet", tmp_path)
+    thigh = read_set(LAYOUTS["daphnet"], tmp_path, seconds=2, position="thigh")
+    dead = thigh.subject == "S03"
+    assert dead.sum() == 7 and not thigh.valid[dead].any() and (thigh.x[dead] == 0).all() and thigh.report["windows flagged: idle"] == 7
+
+
+def test_usc_had_counts_a_field_that_disagrees(tmp_path):
+    top = published.copy_of("usc_had", tmp_path)
+    published.rewrite_mat("Subject1/a1t1.mat", activity_number="7")(top)
+    made = read_set(LAYOUTS["usc_had"], tmp_path, seconds=2)
+    assert made.report["files whose activity field disagrees with their name"] == 1
+    assert made.classes[made.y[made.source == "Subject1/a1t1.mat"][0]] == "walking forward"
+
+
+def test_capture24_blocks_and_participants(tmp_path):
+    archive = open_archive(published.copy_of("capture24", tmp_path))
+    whole, small = (capture24_samples(archive, "P002.csv.gz", block=b) for b in (2**24, 5000))
+    assert (whole.time == small.time).all() and (whole.x == small.x).all() and (whole.annotated == small.annotated).all()
+    one = read_set(LAYOUTS["capture24"], tmp_path, seconds=2, participants=["P002"])
+    assert set(one.subject) == {"P002"}
+    same(one, (both := read_set(LAYOUTS["capture24"], tmp_path, seconds=2)).select(both.subject == "P002"))
+    with pytest.raises(FileNotFoundError, match="no P009.csv.gz"):
+        read_set(LAYOUTS["capture24"], tmp_path, participants=["P009"])
+
+
+def test_capture24_keeps_to_annotated_time(tmp_path):
+    "In the fixture the third quarter of the 90 s, 45 to 67.5 s, has no annotation."
+    published.copy_of("capture24", tmp_path)
+    kept, everything = (read_set(LAYOUTS["capture24"], tmp_path, seconds=2, annotated=a) for a in (True, False))
+    inside = lambda made: (made.start + 2 > 45.02) & (made.start < 67.48)
+    assert not inside(kept).any() and inside(everything).sum() > 20 and kept.report["rows dropped: not annotated"] == 3 * 2250
+
+
+def test_a_machine_without_arrow_and_pooch_reads_the_rest(tmp_path):
+    published.copy_of("daphnet", tmp_path)
+    code = ("import sys; sys.modules.update(pyarrow=None, pooch=None)\n"
+            "from slotpapers.data.accelerometer import load_dataset\nimport slotpapers.data.prepared\n"
+            f"assert len(load_dataset('daphnet', {str(tmp_path)!r}, seconds=2)) == 32")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# --- real samples ------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def real_motionsense(data_root):
+    return read_set(LAYOUTS["motionsense"], data_root)
+
+
+def test_real_motionsense(real_motionsense):
+    made = real_motionsense
+    assert made.report["files"] == 120 and made.report["rows"] == 474_884 and made.valid.all()
+    assert sorted(set(made.subject), key=int) == [str(i) for i in range(1, 9)]
+    assert dict(zip(made.classes, np.bincount(made.y).tolist())) == {
+        "downstairs": 161, "upstairs": 196, "walking": 449, "jogging": 179, "standing": 393, "sitting": 458}
+    still = made.x[np.isin(made.y, [made.classes.index("standing"), made.classes.index("sitting")])]
+    assert abs(np.linalg.norm(still, axis=1).mean() / STANDARD_GRAVITY - 1.005) < 0.002        # README: 1.005 g while sitting and standing
+
+
+def test_real_daphnet(data_root):
+    table = {"S01R02": (27254, 1547, 5), "S02R01": (22064, 3537, 9), "S02R02": (56889, 8072, 15), "S03R02": (14335, 2306, 6),
+             "S03R03": (21121, 0, 0), "S06R02": (19842, 0, 0), "S07R02": (27464, 1337, 8)}     # README: rows of 1 and 2, freeze episodes
+    rows, episodes, report = Counter(), Counter(), Counter()
+    with find_set(data_root, LAYOUTS["daphnet"]) as archive:
+        for r in LAYOUTS["daphnet"].read(archive, "shank", report):
+            rows[r.source[:6], r.label] += r.x.shape[1]
+            episodes[r.source[:6]] += r.label == "freeze"
+    for run, (no_freeze, freeze, n) in table.items():
+        assert (rows[run, "no freeze"], rows[run, "freeze"], episodes[run]) == (no_freeze, freeze, n), run
+    assert report["rows"] == 417_906 and report["rows dropped: outside the experiment"] == 212_138 and report["files"] == 7
+    trunk, thigh = (read_set(LAYOUTS["daphnet"], data_root, position=p) for p in ("trunk", "thigh"))
+    assert 1.02 < np.linalg.norm(trunk.x, axis=1).mean() / STANDARD_GRAVITY < 1.05                # README: 1024 to 1042 mg
+    assert set(thigh.source[~thigh.valid]) == {"S03R03.txt"} and not thigh.valid[thigh.source == "S03R03.txt"].any()
+
+
+def test_real_wisdm(data_root):
+    watch = read_set(LAYOUTS["wisdm2019"], data_root)
+    assert watch.report["files"] == 10 and watch.report["rows"] == 659_826 and len(set(watch.y.tolist())) == 18
+    assert set(watch.subject) == {str(i) for i in range(1600, 1610)} and np.bincount(watch.y).min() >= 340
+    assert watch.report["splits where the rate changes"] == 46
+    phone = read_set(LAYOUTS["wisdm2019"], data_root, position="phone")
+    assert set(phone.subject) == {"1600", "1604"} and phone.report["rows"] == 128_625
+
+
+def test_real_motionsense_in_a_folder(data_root, real_motionsense, tmp_path):
+    with zipfile.ZipFile(data_root / "motionsense" / "A_DeviceMotion_data.zip") as box:
+        box.extractall(tmp_path, [n for n in box.namelist() if "/sub_1.csv" in n])
+    same(read_set(LAYOUTS["motionsense"], tmp_path), real_motionsense.of(["1"]))

@@ -1,0 +1,43 @@
+"README.md is what nbs/index.ipynb says, and a newcomer finds two commands in it."
+import importlib.util
+import re
+
+import nbformat
+import pytest
+
+
+@pytest.fixture(scope="module")
+def converter(root):
+    spec = importlib.util.spec_from_file_location("readme", root / "docs/readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_is_written_from_the_index_notebook(converter, root):
+    assert (root / "README.md").read_text(encoding="utf-8") == converter.readme()
+
+
+def test_conversion_hides_shows_and_relinks(converter, tmp_path):
+    cells = [nbformat.v4.new_markdown_cell("# T\n![a](../report/a.png)"), nbformat.v4.new_code_cell("#| hide\nsecret = 1"),
+             nbformat.v4.new_code_cell("1 + 1", outputs=[nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=1)]),
+             nbformat.v4.new_code_cell("#| echo: false\nshow()", outputs=[nbformat.v4.new_output("display_data", {"text/markdown": "| a |"})])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "index.ipynb")
+    text = converter.readme(tmp_path / "index.ipynb")
+    assert "![a](report/a.png)" in text and "secret" not in text and "show()" not in text
+    assert "```python\n1 + 1\n```\n\n```\n2\n```" in text and "| a |" in text
+
+
+@pytest.mark.parametrize("what", ["run", "test"])
+def test_each_command_is_one_line_for_a_new_environment(root, what):
+    after = (root / "README.md").read_text(encoding="utf-8").split(f"<!-- newcomer: {what} -->")[1]
+    command = re.search(r"```\w*\n(.*?)\n```", after, re.S).group(1)
+    assert "\n" not in command and "pip install -e '.[dev]' -c constraints.txt" in command
+    assert command.endswith({"run": "dvc repro", "test": "pytest"}[what])
+
+
+def test_pictures_and_links_of_readme_exist(root):
+    text = (root / "README.md").read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not t.startswith("http")]
+    assert targets and [t for t in targets if not (root / t).exists()] == []
+    assert re.findall(r"!\[\]\(", text) == [], "a picture without alternative text"

@@ -1,0 +1,100 @@
+"Runs without notebook tools: the same numbers as the run notebooks, on a machine that has none of them."
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from slotpapers.data.prepared import save_prepared
+from slotpapers.data.simulated import simulated_windows
+from slotpapers.runs import PROFILES, RUNS, execute, pack, parameters_of, parse_setting, recipe_of, scratch_folder
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+
+
+def bare(root, tmp_path, *words: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if k not in ("SLOTPAPERS_DATA", "PYTHONWARNINGS")} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(HERE / "workers/bare_machine.py"), *words, "--root", str(root)], cwd=tmp_path, env=env,
+                          capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def ran(root, tmp_path_factory):
+    "Both runs at check scale on a machine without notebook tools."
+    folder = tmp_path_factory.mktemp("bare")
+    for run, extra in (("slotfm-pretrain", ["--pack"]), ("slotfm-probe", ["--set", "weights=out/slotfm-pretrain/weights"])):
+        done = bare(root, folder, run, "--profile", "check", "--out", f"out/{run}", "--commit", "named", *extra)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_a_bare_machine_makes_every_result(ran):
+    for run in RUNS:
+        out = ran / "out" / run
+        assert {"metrics.json", "figures.npz", "run.json"} <= {p.name for p in out.iterdir()}
+        assert json.loads((out / "run.json").read_text())["commit"] == "named"
+        assert not scratch_folder(out).exists()
+    with tarfile.open(ran / "out/slotfm-pretrain.tar") as parcel:
+        assert "slotfm-pretrain/metrics.json" in parcel.getnames()
+
+
+def test_the_notebook_gives_equal_numbers(ran, root, monkeypatch):
+    "The five cells and the five steps are one run."
+    monkeypatch.chdir(ran)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    places = {"slotfm-pretrain": {}, "slotfm-probe": {"weights": "out/slotfm-pretrain/weights"}}
+    for run, extra in places.items():
+        parameters = parameters_of(run, "check", root) | {"prepared": "data/prepared/check", "out": f"book/{run}", "profile": "check"} | extra
+        papermill.execute_notebook(root / f"nbs/85_runs/{run.replace('-', '_')}.ipynb", None, parameters=parameters, progress_bar=False, cwd=ran)
+        assert (ran / "book" / run / "metrics.json").read_bytes() == (ran / "out" / run / "metrics.json").read_bytes()
+
+
+def test_mistakes_are_named(root, tmp_path):
+    done = bare(root, tmp_path, "slotfm-pretrain", "--profile", "check", "--out", "o", "--set", "step=3")
+    assert done.returncode == 2 and "has no parameter step; it has" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("text", ["steps", "=3"])
+def test_a_setting_needs_a_name_and_a_value(text):
+    with pytest.raises(ValueError, match="key=value"):
+        parse_setting(text)
+
+
+def test_an_unfinished_run_is_not_packed(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileNotFoundError, match="did not finish"):
+        pack(tmp_path / "run")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_builds_and_takes_a_step(profile, root, tmp_path):
+    "Every arm of every profile, the paper's at full width, is built and trained for one step on four windows."
+    config = parameters_of("slotfm-pretrain", profile, root)
+    seconds = {"check": 2, "smoke": 2, "cpu": 2, "gpu": 5, "paper": 5}[profile]
+    save_prepared(simulated_windows(12, seconds=seconds, n_subjects=3), tmp_path / "prepared/simulated")
+    one_step = config | {"prepared": str(tmp_path / "prepared"), "dataset": "simulated", "steps": 1, "participants_per_batch": 2,
+                         "windows_per_participant": 1, "validate_every": 1, "n_seeds": 1}
+    execute("slotfm-pretrain", one_step, tmp_path / "pretrain", "check")
+    scores = json.loads((tmp_path / "pretrain/metrics.json").read_text())["scores"]
+    assert {s["arm"] for s in scores} == {a.strip() for a in config["arms"].split(",")}
+
+
+def test_run_notebooks_have_tagged_literal_parameters_and_no_definitions(root):
+    for path in sorted((root / "nbs/85_runs").glob("*.ipynb")):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        assert sum("parameters" in c.metadata.get("tags", []) for c in cells) == 1, path.name
+        assert not any(line.startswith(("def ", "class ")) for c in cells for line in c.source.splitlines()), path.name
+        assert all(not c.outputs and c.execution_count is None for c in cells), f"{path.name} is committed without outputs"
+
+
+def test_every_run_has_its_recipe_with_five_steps():
+    for run in RUNS:
+        recipe = recipe_of(run)
+        assert all(callable(getattr(recipe, step)) for step in ("data", "build", "fit", "score", "write"))

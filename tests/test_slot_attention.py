@@ -428,6 +428,17 @@ def test_straight_through(backend):
         assert (one - other).abs().max() < 1e-10
 
 
+def test_a_trace_keeps_the_graph_of_the_early_rounds(backend):
+    "Straight-through or not, whoever looks at the first round's masks gets their gradient."
+    gradients = []
+    for straight_through in (False, True):
+        module = build(SlotAttention, dict(straight_through=straight_through))
+        module.backend = backend
+        first = module(drawn(2, 11, 6), drawn(2, 4, 8), trace=True).mask_trace[0]
+        gradients.append(torch.autograd.grad(first.square().sum(), module.competition.to_k.weight)[0])
+    assert gradients[0].abs().max() > 0 and torch.equal(*gradients)
+
+
 # ---- starts
 
 def test_a_fixed_start_repeats_and_a_random_one_does_not():
@@ -542,4 +553,6 @@ def test_bad_calls_of_inverted_attention(plain_calls):
 def test_the_function_alone():
     "Every entry of its Jacobian; the modules above are checked along random directions."
     rows, shift, tokens = drawn(2, 3, 4).requires_grad_(), drawn(2, 3).requires_grad_(), drawn(2, 5, 4).requires_grad_()
-    assert torch.autograd.gradcheck(FoldedCompetition.apply, (rows, shift, tokens, PADDING[:, 4:9]))
+    for padding in (None, PADDING[:, 4:9]):
+        assert torch.autograd.gradcheck(FoldedCompetition.apply, (rows, shift, tokens, padding))
+        assert torch.autograd.gradgradcheck(FoldedCompetition.apply, (rows, shift, tokens, padding))

@@ -274,9 +274,8 @@ class SlotAttention(nn.Module):
         self.competition = Competition(slot_dim, self.token_dim, **competition)
         self.norm_slots = nn.LayerNorm(slot_dim)
         self.update = SlotUpdate(slot_dim, 4 * slot_dim if mlp_dim is None else mlp_dim, activation, dropout)
-        for name, parameter in self.named_parameters():
-            if zero_bias and "bias" in name:
-                nn.init.zeros_(parameter)
+        for bias in (p for name, p in self.named_parameters() if zero_bias and "bias" in name):
+            nn.init.zeros_(bias)
 
     def forward(
         self,

@@ -50,10 +50,10 @@ class FoldedCompetition(torch.autograd.Function):
             left = torch.cat([by_logits.to(low), masks.to(low)], dim=1).transpose(1, 2)
             right = torch.cat([rows, by_sums], dim=1)
             if by_later is None:
-                return by_rows, by_shift, torch.bmm(left, right), None
-            if torch.is_grad_enabled():           # a gradient of the gradient is wanted: nothing may change in place
-                return by_rows, by_shift, torch.baddbmm(by_later, left, right), None
-            return by_rows, by_shift, by_later.baddbmm_(left, right), None
+                by_tokens = torch.bmm(left, right)
+            else:                                 # where a gradient of the gradient is wanted, nothing may change in place
+                by_tokens = (torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_)(by_later, left, right)
+        return by_rows, by_shift, by_tokens, None
 
 # %% ../../nbs/20_blocks/slot_attention_fast.ipynb #0556eca9
 def fold_norm(

@@ -225,6 +225,7 @@ def read_set(
     with find_set(root, layout) as archive:
         made = collect(layout.read(archive, position, report, **options), layout, fs=fs, seconds=seconds, report=report)
         made.report.update(archive=archive.label.rsplit("/", 1)[-1], position=position, licence=str(dataset(layout.name).licence))
+        made.report["participants published"] = layout.subjects
     made.report.update({f"option {name}": value for name, value in options.items()})
     if not len(made):
         raise ValueError(f"{layout.name} ({position}): no window of {seconds:g} s: {made.report}; ask for shorter windows")

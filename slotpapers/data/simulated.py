@@ -8,7 +8,7 @@ __all__ = ['ACTIVITIES', 'GAITS', 'TREMORS', 'WITH_IMPACTS', 'rotation_about', '
 
 # %% ../../nbs/10_data/simulated.ipynb #a1d29675
 import numpy as np
-from einops import einsum, rearrange, reduce
+from einops import einsum, rearrange
 from jaxtyping import Float
 
 from ..core.records import Windows

@@ -42,6 +42,12 @@ def stages_run(text: str) -> list[str]:
     return re.findall(r"Running stage '(?:[^:']*:)?([^']+)'", text)
 
 
+def commit(copy: Path, message: str) -> None:
+    "Commits everything in the copy's own repository."
+    subprocess.run(["git", "add", "-A"], cwd=copy, check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", message], cwd=copy, check=True)
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -63,8 +69,8 @@ def copy(tmp_path_factory, root):
         if name and (source.is_file() or source.is_symlink()):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "copy"]):
-        subprocess.run(["git", *words], cwd=folder, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    commit(folder, "copy")
     return folder
 
 
@@ -110,6 +116,7 @@ def finished(copy):
     for name, before in others.items():
         after = {k: v for k, v in contents(copy / name).items() if not k.startswith("check/")}
         assert after == before, f"profile check changed files of another profile under {name}/"
+    commit(copy, "results")          # dvc.lock belongs into git
     return copy
 
 

@@ -415,7 +415,8 @@ def test_gunzip_reads_what_was_packed_and_stops_a_bomb():
 @pytest.mark.parametrize("data, said", [
     (b"<!DOCTYPE html><html>sign in</html>", "web page"), (b"\xef\xbb\xbf \n<html>", "web page"), (b"", "neither zip, tar nor tar.gz"),
     (b"time,x,y,z\n" * 100, "neither zip"), (b"Rar!\x1a\x07\x00" + bytes(600), "neither zip"), (gzip.compress(b"time,x,y,z\n" * 100), "damaged"),
-    (gzip.compress(b""), "damaged")])
+    (gzip.compress(b""), "damaged")],
+    ids=["page", "page after a mark", "nothing", "table", "rar", "gzip of a table", "gzip of nothing"])
 def test_what_is_no_archive_says_what_it_is(data, said):
     refused(data, said)
 

@@ -188,7 +188,7 @@ def fingerprint(
     digest.update(json.dumps(plain(parameters or {}), sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/00_core/results.ipynb #d16430d0
+# %% ../../nbs/00_core/results.ipynb #6d5e9a82
 class Stopwatch:
     "Wall and CPU seconds since it was made."
 
@@ -199,7 +199,7 @@ class Stopwatch:
         "Seconds so far, rounded to a tenth."
         return {"wall_s": round(time.perf_counter() - self.wall, 1), "cpu_s": round(time.process_time() - self.cpu, 1)}
 
-
+# %% ../../nbs/00_core/results.ipynb #2679d9a3
 def code_commit(named: str | None = None) -> str:
     "The commit of the code: the one named, else git's, with `+` when exported modules are changed; else 'unknown'."
     if named:
@@ -211,7 +211,7 @@ def code_commit(named: str | None = None) -> str:
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
-
+# %% ../../nbs/00_core/results.ipynb #d16430d0
 def machine() -> dict[str, object]:
     "Device, processor, threads and versions, as a reader would need them to judge a time."
     cuda = torch.cuda.is_available()

@@ -43,7 +43,8 @@ def capture24_batches(
 
     types = {"time": pa.timestamp("ns"), "annotation": pa.string()} | {axis: pa.float32() for axis in "xyz"}
     convert = csv.ConvertOptions(column_types=types, include_columns=CAPTURE24_COLUMNS, strings_can_be_null=True, null_values=["", "nan", "NaN"])
-    for batch in csv.open_csv(stream, csv.ReadOptions(block_size=block), csv.ParseOptions(newlines_in_values=False), convert):
+    read = csv.ReadOptions(block_size=block, use_threads=False)   # only one thread can tell the row of a bad cell
+    for batch in csv.open_csv(stream, read, csv.ParseOptions(newlines_in_values=False), convert):
         time, *axes, annotation = (batch.column(c) for c in CAPTURE24_COLUMNS)
         yield (time.cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy(),
                np.stack([a.to_numpy(zero_copy_only=False) for a in axes]), annotation.is_valid().to_numpy(zero_copy_only=False))

@@ -14,7 +14,7 @@ from slotpapers.blocks.bands import BAND_SWEEP
 from slotpapers.blocks.decoders import SeriesDecoder, blend, frozen_averages
 from slotpapers.blocks.positions import SoftPositions, TimeEmbedding, fourier_times, soft_grid
 from slotpapers.core.seeds import forked_rng, numpy_stream, torch_stream
-from slotpapers.models import slotfm as slotfm_module
+from slotpapers.models import pretrained as pretrained_module
 from slotpapers.models.slotfm import SlotFM, SlotFMOutput
 from slotpapers.objectives.slotfm import SlotFMObjective, band_weights, slotfm_loss
 
@@ -466,7 +466,7 @@ def test_a_hub_id_is_asked_for_two_files_at_one_revision(tmp_path, monkeypatch):
         asked.append((repo_id, filename, revision))
         return str(tmp_path / filename)
 
-    monkeypatch.setattr(slotfm_module.huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(pretrained_module.huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **more: download(repo_id, filename, **more))
     loaded = SlotFM.from_pretrained("someone/some-model", revision="0123abc")
     assert asked == [("someone/some-model", "config.json", "0123abc"), ("someone/some-model", "model.safetensors", "0123abc")]

@@ -12,7 +12,8 @@ PROMISED = {  # module: {name: parameters that must exist, in this order, before
                                          "GaussianSlots": ["n_slots", "slot_dim"], "InvertedAttention": []},
     "slotpapers.objectives.reconstruction": {"ssim_loss": ["x", "y", "window", "signed"], "ms_stft_loss": ["x", "y", "n_ffts"]},
     "slotpapers.models": {"SlotFM": []},
-    "slotpapers.core.records": {"Windows": ["x", "y", "classes", "subject", "start", "source", "valid"], "SlotOutput": ["slots", "masks", "trace"]},
+    "slotpapers.core.records": {"Windows": ["x", "y", "classes", "subject", "start", "source", "valid"], "SlotOutput": ["slots", "masks", "trace"],
+                                "Scene": ["frames", "segments", "n_objects", "classes", "attributes", "tracks", "depth"]},
     "slotpapers.runs": {"main": [], "execute": ["run", "parameters", "out"]},
 }
 DEFAULTS = {
@@ -25,7 +26,7 @@ DEFAULTS = {
     "slotpapers.models.SlotFM": {"n_slots": 8, "slot_dim": 32, "n_iters": 3, "hidden": 256, "n_blocks": 4, "edges": (1.0, 4.0), "fs": 50.0, "n_steps": 250},
 }
 ROOMS = {
-    "core": ["STANDARD_GRAVITY", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
+    "core": ["STANDARD_GRAVITY", "Scene", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
     "data": ["DATASETS", "WeightedParticipants", "find", "load_dataset", "load_prepared", "participant_folds", "prepare", "save_prepared", "simulated_windows", "windows"],
     "blocks": ["BAND_SWEEP", "Bands", "FixedSlots", "GaussianSlots", "InvertedAttention", "SlotAttention"],
     "models": ["SlotFM", "SlotFMOutput"],

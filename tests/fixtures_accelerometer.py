@@ -50,8 +50,8 @@ def motionsense(root, part: str = "B", seconds: float = 12.0, zipped: bool = Fal
                 rows, header = [(i, *r) for i, r in enumerate(g.tolist())], ",x,y,z"
             else:
                 down = np.round(g.mean(axis=0, keepdims=True).repeat(len(g), 0), 6)
-                rest = [0.1] * 3
-                rows = [(i, *rest, *d, *rest, *np.round(a - d, 6)) for i, (a, d) in enumerate(zip(g, down))]
+                rest, turn = [0.1] * 3, [0.25, -0.5, 0.75]                # rad, rad/s
+                rows = [(i, *rest, *d, *turn, *np.round(a - d, 6)) for i, (a, d) in enumerate(zip(g, down))]
                 header = "," + ",".join([f"attitude.{a}" for a in ("roll", "pitch", "yaw")] + [
                     f"{p}.{a}" for p in ("gravity", "rotationRate", "userAcceleration") for a in "xyz"])
             write_csv(top / trial / f"sub_{subject}.csv", header, rows)

@@ -13,6 +13,7 @@ import pytest
 
 from slotpapers.core.units import STANDARD_GRAVITY
 from slotpapers.data.archives import open_archive
+from slotpapers.data.prepared import load_prepared, save_prepared
 from slotpapers.data.readers import LAYOUTS
 from slotpapers.data.readers_body import bridge_short
 from slotpapers.data.readers_capture24 import capture24_samples
@@ -135,7 +136,7 @@ def test_what_every_set_owes(name, tmp_path):
 
 @pytest.mark.parametrize("name, options, said", [
     ("daphnet", {"position": "wrist"}, "position must be one of 'shank', 'thigh', 'trunk'; got 'wrist'"),
-    ("motionsense", {"flip": False}, "an option of motionsense must be one of 'flip_apple'; got 'flip'"),
+    ("motionsense", {"flip": False}, "an option of motionsense must be one of 'flip_apple', 'gyroscope'; got 'flip'"),
     ("pamap2", {"flip_apple": False}, "an option of pamap2 must be one of 'none at all'"),
     ("daphnet", {"seconds": 60}, "no window of 60 s"),
     ("daphnet", {"seconds": 0.013}, "whole number of samples"),
@@ -195,6 +196,39 @@ def test_motionsense_sign_and_sum(tmp_path):
     assert "files read as gravity + userAcceleration" not in read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2).report
     wanted = published.motion(12.0, 50, "walk", 1)[:100].T                    # specific force, as the wearer felt it
     assert np.abs(raw.select((raw.source == "dws_1/sub_1.csv") & (raw.start == 0)).x[0] - wanted).max() < 1e-3
+
+
+def test_motionsense_rotation(tmp_path):
+    published.motionsense(tmp_path / "a", part="A")
+    published.motionsense(tmp_path / "b", part="B")
+    six, three = (read_set(LAYOUTS["motionsense"], tmp_path / "a", seconds=2, gyroscope=g) for g in (True, False))
+    assert six.x.shape[1] == 6 and (six.x[:, :3] == three.x).all() and six.unit == "m/s^2, rad/s" and three.unit == "m/s^2"
+    assert np.abs(six.x[:, 3:] - np.array([0.25, -0.5, 0.75])[:, None]).max() < 1e-6 and six.report["option gyroscope"] is True
+    apple = read_set(LAYOUTS["motionsense"], tmp_path / "a", seconds=2, gyroscope=True, flip_apple=False)
+    assert (apple.x[:, :3] == -six.x[:, :3]).all() and (apple.x[:, 3:] == six.x[:, 3:]).all()
+    with pytest.raises(ValueError, match="acceleration alone; rotation stands beside it in A_DeviceMotion_data"):
+        read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2, gyroscope=True)
+    shutil.move(tmp_path / "a" / "motionsense" / "A_DeviceMotion_data", tmp_path / "b" / "motionsense" / "data" / "A_DeviceMotion_data")
+    shutil.move(tmp_path / "b" / "motionsense" / "B_Accelerometer_data", tmp_path / "b" / "motionsense" / "data" / "B_Accelerometer_data")
+    same(six, read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2, gyroscope=True))          # the repository's own data/, unpacked
+    both = read_set(LAYOUTS["motionsense"], tmp_path / "b", seconds=2)
+    assert both.report["files"] == 9 and "files read as gravity + userAcceleration" not in both.report
+
+
+def test_rotation_in_degrees_is_refused(tmp_path):
+    top = published.motionsense(tmp_path, part="A")
+    published.change(top, "dws_1/sub_1.csv", None, None, published.scaled(57.3 * 2, (7, 8, 9), ","))
+    with pytest.raises(ValueError, match="dws_1/sub_1.csv: it turns at 86 rad/s, .* is it in degrees a second"):
+        read_set(LAYOUTS["motionsense"], tmp_path, seconds=2, gyroscope=True)
+
+
+def test_rotation_survives_preparation(tmp_path):
+    published.motionsense(tmp_path, part="A")
+    made = read_set(LAYOUTS["motionsense"], tmp_path, seconds=2, gyroscope=True)
+    save_prepared(made, tmp_path / "prepared")
+    back = load_prepared(tmp_path / "prepared")
+    assert (back.x == made.x).all() and back.unit == "m/s^2, rad/s"
+    assert np.load(tmp_path / "prepared" / "std.npy").tolist() == pytest.approx(made.x[:, :3].std(axis=-1).mean(axis=-1).tolist(), rel=1e-5)
 
 
 def test_gyroscope_files_are_not_read(tmp_path):
@@ -308,6 +342,14 @@ def test_real_motionsense(real_motionsense):
         "downstairs": 161, "upstairs": 196, "walking": 449, "jogging": 179, "standing": 393, "sitting": 458}
     still = made.x[np.isin(made.y, [made.classes.index("standing"), made.classes.index("sitting")])]
     assert abs(np.linalg.norm(still, axis=1).mean() / STANDARD_GRAVITY - 1.005) < 0.002        # README: 1.005 g while sitting and standing
+
+
+def test_real_motionsense_rotation(data_root, real_motionsense):
+    made = read_set(LAYOUTS["motionsense"], data_root, gyroscope=True)
+    assert made.x.shape[1:] == (6, 250) and (made.x[:, :3] == real_motionsense.x).all() and (made.y == real_motionsense.y).all()
+    speed = np.linalg.norm(made.x[:, 3:], axis=1).mean(axis=-1)
+    median = {c: float(np.median(speed[made.y == k])) for k, c in enumerate(made.classes)}
+    assert median["jogging"] > median["walking"] > 1 > 0.1 > median["standing"]                      # rad/s: legs swing, nobody spins
 
 
 def test_real_daphnet(data_root):

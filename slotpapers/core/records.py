@@ -19,7 +19,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Windows:
     "Equal windows of accelerometer recordings, with who, when and where each came from."
-    x: Float[np.ndarray, "n 3 T"]             # m/s², gravity included, finite
+    x: Float[np.ndarray, "n C T"]             # m/s², gravity included, finite; C is 3, or 6 with rotation (rad/s) below
     y: Int[np.ndarray, "n"] | None            # class index, int64
     classes: list[str]                        # names, y indexes them
     subject: np.ndarray                       # (n,) strings
@@ -28,7 +28,7 @@ class Windows:
     valid: Bool[np.ndarray, "n"]              # false: idle or interpolated samples inside
     name: str = ""                            # the set's name
     fs: float = 50.0                          # Hz
-    unit: str = "m/s^2"
+    unit: str = "m/s^2"                       # "m/s^2, rad/s" with rotation
     simulated: bool = False                   # true: no sensor was involved, and every table says so
     report: dict = field(default_factory=dict)   # what was left out, counted by reason
 

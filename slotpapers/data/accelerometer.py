@@ -28,7 +28,7 @@ def load_dataset(
     fs: float | int = 50.0,             # Hz; SlotFM's rate
     seconds: float | int = 5.0,         # length of a window; SlotFM: 5, its activity benchmark: 2
     position: str | None = None,        # a sensor place; None: the paper's
-    **options,                          # the reader's own, e.g. flip_apple=False; simulated: n, seed, n_subjects, task
+    **options,                          # the reader's own, e.g. gyroscope=True (MotionSense); simulated: n, seed, n_subjects, task
 ) -> Windows:
     "Labelled windows of a published set in m/s², gravity included, with a report of what was left out."
     check_option("name", name, ("simulated", *LAYOUTS))

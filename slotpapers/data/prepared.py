@@ -26,11 +26,11 @@ from .registry import dataset
 
 # %% ../../nbs/10_data/prepared.ipynb #e98d0145
 def window_std(
-    x: Float[np.ndarray, "n 3 T"],    # may be a memory map
+    x: Float[np.ndarray, "n C T"],    # may be a memory map; only the acceleration counts
     chunk: int = 4096,                # windows at a time: 12 MB of 5 s windows
 ) -> Float[np.ndarray, "n"]:
-    "Mean over axes of the standard deviation over time, m/s²."
-    parts = [np.asarray(x[i:i + chunk], np.float64).std(axis=-1).mean(axis=-1) for i in range(0, len(x), chunk)]
+    "Mean over the axes of acceleration of the standard deviation over time, m/s²."
+    parts = [np.asarray(x[i:i + chunk, :3], np.float64).std(axis=-1).mean(axis=-1) for i in range(0, len(x), chunk)]
     return np.concatenate([*parts, np.zeros(0)])
 
 # %% ../../nbs/10_data/prepared.ipynb #8df42e40

@@ -62,6 +62,6 @@ class WeightedParticipants:
             self.rows[s][draw_by_weight(numpy_stream(self.seed, "windows", step, k), self.weights[s], self.each)]
             for k, s in enumerate(self.participants(step))])
 
-    def __call__(self, step: int) -> dict[str, Float[Tensor, "B 3 T"]]:
+    def __call__(self, step: int) -> dict[str, Float[Tensor, "B C T"]]:
         "The batch of this step: `x` in m/s²."
         return {"x": torch.tensor(self.windows.x[self.indices(step)])}   # a copy at torch's own alignment, see below

@@ -13,6 +13,9 @@ PROMISED = {  # module: {name: parameters that must exist, in this order, before
     "slotpapers.blocks.state_space": {"selective_scan": ["u", "dt", "A", "B", "C", "D", "state", "backend", "discretization"],
                                       "MambaBlock": ["dim", "expand", "state_dim", "conv_width"]},
     "slotpapers.objectives.reconstruction": {"ssim_loss": ["x", "y", "window", "signed"], "ms_stft_loss": ["x", "y", "n_ffts"]},
+    "slotpapers.evaluation.segmentation": {"adjusted_rand_index": ["pred", "true", "foreground_only", "ignore_index", "legacy_overflow"],
+                                           "mean_best_overlap": ["pred", "true", "include_background", "ignore_index"],
+                                           "mean_iou": ["pred", "true", "include_background", "ignore_index"]},
     "slotpapers.models": {"SlotFM": []},
     "slotpapers.core.records": {"Windows": ["x", "y", "classes", "subject", "start", "source", "valid"], "SlotOutput": ["slots", "masks", "trace"],
                                 "Scene": ["frames", "segments", "n_objects", "classes", "attributes", "tracks", "depth"]},
@@ -27,6 +30,9 @@ DEFAULTS = {
     "slotpapers.blocks.state_space.MambaBlock": {"expand": 1.25, "state_dim": 16, "conv_width": 4},
     "slotpapers.objectives.reconstruction.ssim_loss": {"signed": False},
     "slotpapers.objectives.reconstruction.ms_stft_loss": {"n_ffts": (16, 32, 64, 128)},
+    "slotpapers.evaluation.segmentation.adjusted_rand_index": {"foreground_only": False, "ignore_index": None, "legacy_overflow": False},
+    "slotpapers.evaluation.segmentation.mean_best_overlap": {"include_background": False, "ignore_index": None},
+    "slotpapers.evaluation.segmentation.mean_iou": {"include_background": False, "ignore_index": None},
     "slotpapers.models.SlotFM": {"n_slots": 8, "slot_dim": 32, "n_iters": 3, "hidden": 256, "n_blocks": 4, "edges": (1.0, 4.0), "fs": 50.0, "n_steps": 250},
 }
 ROOMS = {
@@ -36,7 +42,7 @@ ROOMS = {
     "models": ["SlotFM", "SlotFMOutput"],
     "objectives": ["band_weights", "ms_stft_loss", "mse_loss", "slotfm_loss", "ssim_loss"],
     "training": ["LoopConfig", "Trained", "train"],
-    "evaluation": ["confusion", "fit_probe", "judge", "load_claims", "macro_f1", "precompute", "rmse"],
+    "evaluation": ["adjusted_rand_index", "confusion", "fit_probe", "judge", "load_claims", "macro_f1", "mean_best_overlap", "mean_iou", "mean_of_scored", "precompute", "rmse"],
     "figures": ["save_figure", "save_table", "score_table", "slot_colors", "use_theme"],
 }
 

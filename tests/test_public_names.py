@@ -38,7 +38,7 @@ DEFAULTS = {
 ROOMS = {
     "core": ["STANDARD_GRAVITY", "Scene", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
     "data": ["Augmented", "DATASETS", "WeightedParticipants", "altered_copies", "changed_windows", "find", "fixed_batches", "load_dataset", "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared", "simulated_windows", "two_views", "windows"],
-    "blocks": ["BAND_SWEEP", "Bands", "FixedSlots", "GaussianSlots", "InvertedAttention", "MambaBlock", "MambaState", "SlotAttention", "selective_scan"],
+    "blocks": ["BAND_SWEEP", "Bands", "BroadcastDecoder", "ConvTokens", "FixedSlots", "GaussianSlots", "InvertedAttention", "MambaBlock", "MambaState", "PatchTokens", "SlotAttention", "SlotEncoder", "SlotMixer", "SlotTransformerDecoder", "selective_scan"],
     "models": ["SlotFM", "SlotFMOutput"],
     "objectives": ["band_weights", "ms_stft_loss", "mse_loss", "slotfm_loss", "ssim_loss"],
     "training": ["LoopConfig", "Trained", "train"],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .attention import SelfCrossLayer
 from .patches import sincos_grid, size_pair
 from .positions import SoftPositions
+from .state_space import spare_from_decay
 from ..core.shapes import check_shape
 
 # %% ../../nbs/20_blocks/pixel_decoders.ipynb #38dfa83f
@@ -48,8 +49,7 @@ class SlotTransformerDecoder(nn.Module):
             raise ValueError(f"n_layers must be at least 1 and image_size a multiple of patch_size = {patch_size}; "
                              f"got {n_layers} and {self.image_size}")
         self.grid = tuple(side // patch_size for side in self.image_size)
-        self.places = nn.Parameter(rearrange(sincos_grid(*self.grid, slot_dim), "r c D -> (r c) D").clone())
-        self.places._no_weight_decay = True
+        self.places = spare_from_decay(nn.Parameter(rearrange(sincos_grid(*self.grid, slot_dim), "r c D -> (r c) D").clone()))
         self.norm_slots = nn.LayerNorm(slot_dim)
         self.layers = nn.ModuleList(SelfCrossLayer(slot_dim, n_heads, ratio) for _ in range(n_layers))
         self.head = nn.Sequential(nn.LayerNorm(slot_dim), nn.Linear(slot_dim, patch_size**2 * out_channels))

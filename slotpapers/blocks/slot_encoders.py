@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import FeedForward, SelfAttention, SelfCrossLayer
+from .state_space import spare_from_decay
 from ..core.shapes import check_shape
 
 # %% ../../nbs/20_blocks/slot_encoders.ipynb #cf49ba6d
@@ -26,8 +27,7 @@ class ClsTokens(nn.Module):
         super().__init__()
         if n_slots < 1:
             raise ValueError(f"n_slots must be at least 1; got {n_slots}")
-        self.rows = nn.Parameter(torch.randn(n_slots, dim))
-        self.rows._no_weight_decay = True
+        self.rows = spare_from_decay(nn.Parameter(torch.randn(n_slots, dim)))
 
     def forward(self, batch_size: int) -> Float[Tensor, "B K D"]:
         return repeat(self.rows, "K D -> B K D", B=batch_size)

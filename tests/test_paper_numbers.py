@@ -108,3 +108,14 @@ def test_a_table_without_its_place_is_refused(tmp_path):
 def test_sizes_are_in_thousands_or_millions():
     with pytest.raises(ValueError, match="must be one of 'K', 'M'; got 'G'"):
         parameters("1G")
+
+
+def test_smoothsa_numbers(request):
+    "Table 2, read against the paper cell by cell; its sums by metric name the column when the checksum fails."
+    table = load_tables(request.config.rootpath / "data/papers/smoothsa.yaml")["tables"]["table2"]
+    assert all(len(row) == len(table["columns"]) for row in table["rows"].values())
+    cells = [scores for row in table["rows"].values() for scores in row if scores]
+    assert len(cells) == 13 and all(len(scores) == len(table["metrics"]) for scores in cells)
+    sums = [round(sum(scores[k][0] for scores in cells), 1) for k in range(4)]
+    assert sums == [547.0, 749.9, 368.0, 352.7]
+    assert hashlib.sha256(repr(table["rows"]).encode()).hexdigest()[:16] == "d9ad7c8e5cf446ac"

@@ -127,7 +127,7 @@ def check_windows(
     x: Float[Tensor, "B C T"],      # windows
     fs: float | int | None,         # Hz, if known
     unit: str | None,               # if known
-    model: "Wiring",                # has channels, n_steps, fs, unit
+    model: nn.Module,               # has channels, n_steps, fs, unit
 ) -> None:
     "Raises ValueError unless windows have the rate, unit and shape of the model's weights and are finite."
     if fs is not None and not math.isclose(fs, model.fs, rel_tol=1e-6):

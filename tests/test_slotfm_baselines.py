@@ -237,7 +237,7 @@ def test_settings_that_are_refused(plain_calls):
         DistanceNet(dim=20)
     with pytest.raises(ValueError, match="anchors must be \\(P, 3, T\\)"):
         DistanceNet(dim=8)(torch.zeros(1, 2, 20), torch.zeros(1, 3, 20))
-    with pytest.raises(ValueError, match="time"):
+    with pytest.raises(ValueError, match="must be one of 'fourier', 'linear', 'learned', 'none'; got 'clock'"):
         Autoencoder(**TINY, time="clock")
 
 

@@ -12,6 +12,7 @@ from slotpapers.evaluation.probes import VectorHead, matched_hidden, precompute
 from slotpapers.models.slotfm import SlotFM
 from slotpapers.models.slotfm_baselines import (AugmentationPredictor, Autoencoder, MaskedAutoencoder, RelCon, SimCLR, Supervised,
                                                 WindowEncoder, WindowModel, parameter_table)
+from slotpapers.models.slotfm_classifiers import NETWORKS, HARClassifier
 from slotpapers.models.slotfm_distance import BorderConv, DilatedBlock, DistanceNet, distance, distance_table, sparsemax, statistics_of
 
 TINY = dict(n_steps=40, hidden=8, n_blocks=1, dim=16)
@@ -130,6 +131,38 @@ def test_changes_have_one_head_each():
     assert made("changes", n_changes=5)(windows()).shape == (5, 5, 2)
 
 
+# ---- the benchmark's classifiers -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_benchmark_classifiers_check_save_and_learn_with_every_parameter(network, tmp_path):
+    with forked_rng(0, "benchmark"):
+        model, x = HARClassifier(network, 5), noise(4, 3, 100).float()
+        assert model(x).shape == (4, 5) and model.encode(x, fs=50, unit="m/s^2").shape == (4, 128)
+        model(x).square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    with pytest.raises(ValueError, match="fs must be 50 Hz"):
+        model.encode(x, fs=100)
+    model.eval().save_pretrained(tmp_path)
+    assert HARClassifier.from_pretrained(tmp_path)(x).equal(model(x))
+
+
+def test_benchmark_classifiers_see_the_whole_window():
+    for network in NETWORKS:
+        with forked_rng(0, "benchmark"):
+            model = HARClassifier(network, 2, n_steps=40).eval()
+        x = noise(1, 3, 40).float().requires_grad_()
+        model(x).sum().backward()
+        assert (x.grad[0].abs().sum(dim=0) > 0).all(), network
+
+
+def test_benchmark_classifiers_that_cannot_be_built():
+    with pytest.raises(ValueError, match="network must be one of 'deep_conv_lstm', 'gru', 'conv', 'mlp'; got 'lstm'"):
+        HARClassifier("lstm", 2)
+    with pytest.raises(ValueError, match="n_steps must be at least 17, what four convolutions of five samples see; got 16"):
+        HARClassifier("deep_conv_lstm", 2, n_steps=16)
+    assert HARClassifier("deep_conv_lstm", 2, n_steps=17)(torch.zeros(1, 3, 17)).shape == (1, 2)
+
+
 # ---- RelCon's distance ---------------------------------------------------------------------------------------------
 
 def sparsemax_by_bisection(z):
@@ -152,6 +185,8 @@ def test_sparsemax_with_ties_shifts_and_gradients():
     logits = noise(4, 3, 9).requires_grad_()
     assert torch.allclose(sparsemax(logits + 100), sparsemax(logits), atol=1e-12)
     assert torch.autograd.gradcheck(sparsemax, (logits,))
+    narrow = sparsemax(noise(20, 250).bfloat16())
+    assert narrow.dtype == torch.float32 and torch.allclose(narrow.sum(dim=1), torch.ones(20), atol=1e-5)
 
 
 def test_border_correction_against_a_loop():

@@ -20,7 +20,8 @@ from ..core.shapes import check_option, check_shape
 def sparsemax(
     logits: Float[Tensor, "*lead N"],
 ) -> Float[Tensor, "*lead N"]:        # >= 0, sums to one over N
-    "The point of the simplex nearest to the logits, along the last axis."
+    "The point of the simplex nearest to the logits, along the last axis; in single precision at least."
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     with torch.no_grad():
         ordered = logits.sort(dim=-1, descending=True).values
         count = torch.arange(1, logits.shape[-1] + 1, device=logits.device, dtype=logits.dtype)

@@ -24,7 +24,7 @@ ROOMS = {  # room: the rooms it may import (a room may always import itself)
     "cli": {"core", "data", "models", "runs"},
 }
 NEVER = {"nbdev", "fastcore", "execnb", "ghapi", "IPython", "papermill", "dvc", "beartype", "pytest"}          # tools of the workshop
-LATE = {"pooch", "typer", "transformers", "tensorboard", "seaborn", "pyarrow", "huggingface_hub", "onnx"}      # heavy: inside functions
+LATE = {"pooch", "typer", "transformers", "tensorboard", "seaborn", "pyarrow", "huggingface_hub", "onnx", "pybullet"}      # heavy: inside functions
 LATE_ALLOWED = {"cli": {"typer"}, "models": {"huggingface_hub"}}
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(p for p in (ROOT / "slotpapers").rglob("*.py") if p.name not in ("_modidx.py",) and p.parent != ROOT / "slotpapers" or p.name in ("runs.py", "cli.py"))

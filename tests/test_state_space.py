@@ -67,8 +67,10 @@ def run(module, *parts):
 
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 @pytest.mark.parametrize("without", [(), ("D",), ("state",), ("D", "state")], ids=lambda w: "without " + " ".join(w) if w else "all")
-@pytest.mark.parametrize("L", [0, 1, 3, 16, 17, 37])
-def test_chunks_are_the_loop(discretization, without, L):
+@pytest.mark.parametrize("L, buffer", [(0, 2 ** 18), (1, 2 ** 18), (3, 2 ** 18), (16, 1), (17, 1), (37, 1), (64, 2 ** 18), (150, 2 ** 18), (50, 30 * 20)])
+def test_chunks_are_the_loop(discretization, without, L, buffer, monkeypatch):
+    "Chunks of 16 steps with the smallest buffer, of 64 with the usual one, and of 20."
+    monkeypatch.setattr(state_space_fast, "BUFFER", buffer)
     arguments, options = drawn(L=L), dict(discretization=discretization, without=without)
     assert_equal(everything(arguments, backend="loop", **options), everything(arguments, backend="chunk", **options), 1e-10)
 
@@ -168,8 +170,9 @@ def test_functional_and_repeated_gradients():
 
 
 @pytest.mark.parametrize("backend", ["loop", "chunk"])
-def test_gradients_pass_through_the_carried_state(backend):
+def test_gradients_pass_through_the_carried_state(backend, monkeypatch):
     "Two halves with the state handed on have the gradients of the whole."
+    monkeypatch.setattr(state_space_fast, "BUFFER", 1)
     arguments, found = drawn(L=30), []
     for cuts in ([30], [13, 17], [1, 29]):
         given = {name: x.clone().requires_grad_() for name, x in arguments.items()}
@@ -269,6 +272,19 @@ def test_auto_is_the_fast_path_to_the_bit():
     assert selective_scan(**arguments)[0].equal(selective_scan(**arguments, backend="chunk")[0])
 
 
+def test_plan():
+    from slotpapers.blocks.state_space_fast import BUFFER, CHUNK, plan
+    for n_rows, n_steps, size, split, chunk in itertools.product((0, 1, 3, 13, 48), (0, 1, 16, 100), (1, 1280, 2 ** 20), (True, False), (None, 8)):
+        blocks, chunks = plan(n_rows, n_steps, size, split, chunk)
+        assert [i for part in blocks for i in range(part.start, part.stop)] == list(range(n_rows))
+        assert [i for part in chunks for i in range(part.start, part.stop)] == list(range(n_steps))
+        assert len(blocks) <= 1 or split
+        if blocks and chunks and split:
+            rows, steps = (max(part.stop - part.start for part in parts) for parts in (blocks, chunks))
+            assert rows == 1 or rows * steps * size <= BUFFER
+            assert steps <= (chunk or 4 * CHUNK) and (chunk or steps >= min(CHUNK, n_steps))
+
+
 def test_without_gradients_nothing_is_kept(monkeypatch):
     kept, original = [], state_space_fast.scan_forward
     def watched(*arguments):
@@ -276,6 +292,7 @@ def test_without_gradients_nothing_is_kept(monkeypatch):
         kept.append(len(out[2]))
         return out
     monkeypatch.setattr(state_space_fast, "scan_forward", watched)
+    monkeypatch.setattr(state_space_fast, "BUFFER", 1)
     arguments = drawn(L=40)
     selective_scan(**arguments)
     arguments["A"].requires_grad_()

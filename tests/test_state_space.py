@@ -145,6 +145,18 @@ def test_gradients_by_finite_differences(discretization):
     assert torch.autograd.gradgradcheck(scan, inputs)
 
 
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_a_gradient_to_be_differentiated_is_the_same_gradient(discretization):
+    "It is formed by another way, through the loop."
+    arguments, found = drawn(L=20), []
+    given = {name: x.clone().requires_grad_() for name, x in arguments.items()}
+    for create_graph in (False, True):
+        y, last = selective_scan(**given, backend="chunk", discretization=discretization)
+        found.append(torch.autograd.grad(y.square().sum() + last.sin().sum(), list(given.values()), create_graph=create_graph))
+    assert all((a - b).abs().max() < 1e-10 * (1 + a.abs().max()) for a, b in zip(*found))
+    assert found[1][0].requires_grad and not found[0][0].requires_grad
+
+
 @pytest.mark.parametrize("looked_at", [0, 1])
 def test_each_output_alone_has_the_right_gradient(looked_at):
     arguments, found = drawn(), []

@@ -14,6 +14,9 @@ PROMISED = {  # module: {name: parameters that must exist, in this order, before
     "slotpapers.blocks.state_space": {"selective_scan": ["u", "dt", "A", "B", "C", "D", "state", "backend", "discretization"],
                                       "MambaBlock": ["dim", "expand", "state_dim", "conv_width"]},
     "slotpapers.objectives.reconstruction": {"ssim_loss": ["x", "y", "window", "signed"], "ms_stft_loss": ["x", "y", "n_ffts"]},
+    "slotpapers.data.balls": {"bouncing_balls": ["indices", "seed", "split", "n_frames", "size", "n_balls"],
+                              "blinking_balls": ["indices", "seed", "split", "n_frames", "size", "n_balls"],
+                              "coordinate_streams": ["indices", "seed", "split", "n_frames", "n_balls"]},
     "slotpapers.evaluation.segmentation": {"adjusted_rand_index": ["pred", "true", "foreground_only", "ignore_index", "legacy_overflow"],
                                            "mean_best_overlap": ["pred", "true", "include_background", "ignore_index"],
                                            "mean_iou": ["pred", "true", "include_background", "ignore_index"]},
@@ -35,6 +38,8 @@ DEFAULTS = {
     "slotpapers.blocks.state_space.MambaBlock": {"expand": 1.25, "state_dim": 16, "conv_width": 4},
     "slotpapers.objectives.reconstruction.ssim_loss": {"signed": False},
     "slotpapers.objectives.reconstruction.ms_stft_loss": {"n_ffts": (16, 32, 64, 128)},
+    "slotpapers.data.balls.bouncing_balls": {"seed": 0, "n_frames": 20, "size": 64, "n_balls": 4},
+    "slotpapers.data.balls.blinking_balls": {"seed": 0, "n_frames": 5, "size": 64, "n_balls": 4},
     "slotpapers.evaluation.segmentation.adjusted_rand_index": {"foreground_only": False, "ignore_index": None, "legacy_overflow": False},
     "slotpapers.evaluation.segmentation.mean_best_overlap": {"include_background": False, "ignore_index": None},
     "slotpapers.evaluation.segmentation.mean_iou": {"include_background": False, "ignore_index": None},
@@ -42,12 +47,12 @@ DEFAULTS = {
 }
 ROOMS = {
     "core": ["STANDARD_GRAVITY", "Scene", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
-    "data": ["Augmented", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies", "changed_windows", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared", "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"],
+    "data": ["Augmented", "ClipBatches", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies", "blinking_balls", "blinking_batch", "bouncing_balls", "bouncing_batch", "changed_windows", "coordinate_batch", "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared", "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"],
     "blocks": ["BAND_SWEEP", "Bands", "BoxSlots", "BroadcastDecoder", "ConvTokens", "EncoderTransition", "FixedSlots", "GaussianSlots", "IdentityTransition", "InvertedAttention", "MambaBlock", "MambaState", "MaskedDecoder", "MixtureDecoder", "PatchTokens", "PreheatedStart", "Preheater", "Projector", "RandSFQ", "SlotAttention", "SlotEncoder", "SlotMixer", "SlotTransformerDecoder", "cached_features", "dinov2", "make_encoder", "selective_scan"],
     "models": ["AugmentationPredictor", "Autoencoder", "MaskedAutoencoder", "RelCon", "SimCLR", "SlotFM", "SlotFMOutput", "Supervised", "WindowModel"],
     "objectives": ["agree", "band_weights", "classify", "mean_terms", "ms_stft_loss", "mse_loss", "nt_xent", "rank", "rebuild_from_copies", "rebuild_windows", "recognise_changes", "regress", "relative_contrastive", "slotfm_loss", "ssim_loss"],
     "training": ["LoopConfig", "Trained", "train"],
-    "evaluation": ["adjusted_rand_index", "confusion", "fit_probe", "judge", "load_claims", "macro_f1", "mean_best_overlap", "mean_iou", "mean_of_scored", "precompute", "rmse"],
+    "evaluation": ["adjusted_rand_index", "colour_error", "confusion", "fit_probe", "foreground_error", "frame_mse", "judge", "load_claims", "macro_f1", "mean_best_overlap", "mean_iou", "mean_of_scored", "precompute", "rmse", "trivial_blinking_scores", "trivial_rollout_scores"],
     "figures": ["save_figure", "save_table", "score_table", "slot_colors", "use_theme"],
 }
 

@@ -112,12 +112,12 @@ def noise(
 
 def weave(
     texture: Texture,
-    u: Float[np.ndarray, "*shape"],        # any unit: frequency counts cycles of it
-    v: Float[np.ndarray, "*shape"],
+    u: Float[np.ndarray, "*#shape"],       # any unit: frequency counts cycles of it; a row and a column make a grid
+    v: Float[np.ndarray, "*#shape"],
 ) -> UInt8[np.ndarray, "*shape"]:          # 0: first colour, 255: second
     "The pattern at these points."
     if texture.pattern == "plain":
-        return np.zeros(u.shape, np.uint8)
+        return np.zeros(np.broadcast_shapes(u.shape, v.shape), np.uint8)
     (c, s), f = texture.direction, texture.frequency
     a, b = f * (c * u + s * v) + texture.phase[0], f * (c * v - s * u) + texture.phase[1]
     if texture.pattern == "stripes":

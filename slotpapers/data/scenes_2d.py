@@ -154,7 +154,7 @@ def paint_background(
     middle = ((np.arange(size) + 0.5) / size).astype(np.float32)
     needed = (shift if shift.any() else shift[:1]).astype(np.float32)[:, :, None]
     x, y = (middle - needed[:, 0])[:, None, :], (middle - needed[:, 1])[:, :, None]
-    painted = texture.ramp()[weave(texture, *np.broadcast_arrays(x, y))]
+    painted = texture.ramp()[weave(texture, x, y)]
     return painted if len(painted) == len(shift) else np.repeat(painted, len(shift), axis=0)
 
 # %% ../../nbs/10_data/scenes_2d.ipynb #f932b4a0

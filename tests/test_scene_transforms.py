@@ -256,6 +256,8 @@ def test_batches_depend_on_seed_and_step_alone():
         ahead(step)
     assert torch.equal(ahead(7)["x"], later(7)["x"]) and not torch.equal(make(1)(7)["x"], later(7)["x"])
     assert not torch.equal(later(0)["x"], later(3)["x"])            # another epoch, another order and other views
+    alone = SceneBatches(scene_images(1, difficulty="C"), 1, size=32)
+    assert not torch.equal(alone(0)["x"], alone(1)["x"])            # the same scene, seen differently at another step
     same = [np.flatnonzero(later.indices(s) == later.indices(0)[0]) for s in range(3, 6)]
     assert sum(len(s) for s in same) == 1
 

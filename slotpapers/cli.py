@@ -89,16 +89,15 @@ def prepare_command(
     "Cut a data set into windows of equal length and rate, in m/s², and report what was left out."
     from tqdm import tqdm
 
-    from slotpapers.data.accelerometer import load_dataset
     from slotpapers.data.archives import watch
-    from slotpapers.data.prepared import save_prepared
+    from slotpapers.data.preparation import prepare_set
     from slotpapers.data.registry import dataset
 
     name = dataset(name).name
     out = out or Path("data", "prepared", name)
     with tqdm(desc=f"reading {name}", unit="B", unit_scale=True, delay=1.0) as bar, watch(bar.update):
-        windows = load_dataset(name, root, fs=fs, seconds=seconds, position=position, **dict(reader_option(o) for o in option or []))
-    manifest = save_prepared(windows, out)
+        options = dict(reader_option(o) for o in option or [])
+        manifest = prepare_set(name, root, out, fs=fs, seconds=seconds, position=position, **options)
     print(preparation_report(manifest))
     print(f"\nwritten to {out}")
 

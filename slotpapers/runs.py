@@ -19,8 +19,7 @@ import yaml
 
 from .core.results import Stopwatch, whole_file
 from .core.shapes import check_option
-from .data.accelerometer import load_dataset
-from .data.prepared import save_prepared
+from .data.preparation import prepare_set
 from .recipes.configuration import make_config
 
 # %% ../nbs/82_runs/runs.ipynb #47f48707
@@ -84,7 +83,7 @@ def prepare_missing(
         item = known[dataset]
         options = dict(parse_setting(word) for word in item["options"].split() if word != "--option")
         print(f"preparing {dataset}", flush=True)
-        save_prepared(load_dataset(item["name"], fs=item["fs"], seconds=item["seconds"], **options), folder)
+        prepare_set(item["name"], None, folder, fs=item["fs"], seconds=item["seconds"], **options)
     return folder
 
 # %% ../nbs/82_runs/runs.ipynb #57d803ab

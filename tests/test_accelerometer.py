@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from slotpapers.core.records import Rows
 from slotpapers.core.units import STANDARD_GRAVITY, check_gravity
 from slotpapers.data.accelerometer import load_dataset, prepare, prepare_stamped, windows
 from slotpapers.data.folds import Fold, check_folds, load_folds, participant_folds, save_folds
@@ -281,6 +282,29 @@ def test_parts_go_on_and_refuse_other_settings(tmp_path):
         prepare_in_parts(makers, tmp_path / "set", {"fs": 25})
     prepare_in_parts(makers, tmp_path / "set", {"fs": 50})
     assert calls == ["a", "b", "b"] and (load_prepared(tmp_path / "set").x == made.x).all()
+
+
+def test_rows_of_a_set_larger_than_memory_stay_on_disk(tmp_path, monkeypatch):
+    made = simulated_windows(96, seconds=2.0, n_subjects=8)
+    save_prepared(made, tmp_path / "set")
+    stored = load_prepared(tmp_path / "set")
+    usable, chosen = np.flatnonzero(made.valid), sorted(set(made.subject))[::2]
+    one = stored.select(usable).of(chosen)
+    monkeypatch.setattr("slotpapers.core.records.IN_MEMORY", 1000)
+    other = stored.select(usable).of(chosen)
+    assert isinstance(one.x, np.ndarray) and isinstance(other.x, Rows) and isinstance(other.x.base, np.memmap)
+    assert (np.asarray(other.x) == one.x).all() and (other.subject == one.subject).all() and (other.y == one.y).all() and (other.spread == one.spread).all()
+    assert (window_std(other.x, chunk=7) == one.spread).all() and len(other) == len(one)
+    for a, b in zip(*(WeightedParticipants(w, participants_per_batch=2, windows_per_participant=3, seed=1)(4).values() for w in (one, other))):
+        assert a.equal(b)
+
+
+def test_the_sampler_draws_by_the_spread_that_was_prepared(tmp_path, monkeypatch):
+    made = simulated_windows(96, seconds=2.0, n_subjects=8)
+    save_prepared(made, tmp_path / "set")
+    wanted = WeightedParticipants(made, participants_per_batch=2, seed=3).indices(5)
+    monkeypatch.setattr("slotpapers.data.sampling.window_std", lambda x: pytest.fail("all windows were read"))
+    assert (WeightedParticipants(load_prepared(tmp_path / "set"), participants_per_batch=2, seed=3).indices(5) == wanted).all()
 
 
 def test_capture24_in_parts_equals_capture24_at_once(tmp_path):

@@ -408,7 +408,7 @@ def test_gunzip_reads_what_was_packed_and_stops_a_bomb():
         assert view.open("P001.csv.gz", gunzip=True).read() == table
         with pytest.raises(ArchiveError, match="bomb.gz unpacks to more than"):
             view.open("bomb.gz", gunzip=True).read()
-        with pytest.raises(ArchiveError, match="BadGzipFile"):
+        with pytest.raises(ArchiveError, match="incorrect header check"):
             open_stream(io.BytesIO(make_zip(("x.gz", b"plain text"))), "b.zip").open("x.gz", gunzip=True).read()
 
 

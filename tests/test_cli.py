@@ -5,11 +5,13 @@ import subprocess
 import sys
 import zipfile
 
+import fixtures_accelerometer as published
 import pytest
 from typer.testing import CliRunner
 
 import slotpapers
 from slotpapers import cli
+from slotpapers.data.prepared import load_prepared
 from slotpapers.data import fetch as fetch_module
 from slotpapers.data.registry import DATASETS
 
@@ -63,6 +65,18 @@ def test_errors_are_one_line_on_stderr_with_exit_code_2(run, words):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("slotpapers: ") and ERRORS[words] in last
     assert not os.path.exists("data/prepared")
+
+
+def test_prepare_streams_capture24(run, tmp_path, monkeypatch):
+    published.copy_of("capture24", tmp_path / "raw")
+    monkeypatch.setattr("slotpapers.data.preparation.load_dataset", lambda *a, **k: pytest.fail("the whole set was read at once"))
+    result = run("prepare", "capture24", "--seconds", 2, "--option", "annotated=false", "--option", "participants=P001 P003")
+    assert result.exit_code == 0, result.output
+    made = load_prepared(tmp_path / "data/prepared/capture24")
+    assert set(made.subject) == {"P001", "P003"} and made.report["option annotated"] is False and made.report["participants published"] == 151
+    assert "written to data/prepared/capture24" in result.stdout and not (tmp_path / "data/prepared/capture24.parts").exists()
+    result = run("prepare", "capture24", "--option", "participants=P009")
+    assert result.exit_code == 2 and "no P009.csv.gz among its 3 participants" in result.stderr
 
 
 def test_debug_shows_the_traceback(run):

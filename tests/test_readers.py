@@ -319,6 +319,25 @@ def test_capture24_keeps_to_annotated_time(tmp_path):
     assert not inside(kept).any() and inside(everything).sum() > 20 and kept.report["rows dropped: not annotated"] == 3 * 2250
 
 
+def test_capture24_repeated_stamps_are_merged_and_counted(tmp_path):
+    top = published.copy_of("capture24", tmp_path)
+    wanted = read_set(LAYOUTS["capture24"], tmp_path, seconds=2)
+    published.change(top, "P001.csv.gz", 9, None, lambda line: f"{line}\n{line}")
+    made = read_set(LAYOUTS["capture24"], tmp_path, seconds=2)
+    assert made.report["rows merged: the same stamp"] == 1 and made.report["rows"] == wanted.report["rows"] + 1
+    assert np.abs(made.x - wanted.x).max() < 1e-4                              # a mean of equals, in single precision
+
+
+def test_capture24_survives_the_end_of_summer_time(tmp_path):
+    top = published.copy_of("capture24", tmp_path)
+    wanted = read_set(LAYOUTS["capture24"], tmp_path, seconds=2)
+    published.change(top, "P001.csv.gz", None, " 13:30:", " 12:30:")            # from the 10th second to the 70th ...
+    published.change(top, "P001.csv.gz", None, " 13:31:", " 12:31:")            # ... and to the end
+    made = read_set(LAYOUTS["capture24"], tmp_path, seconds=2)
+    same(made, wanted)
+    assert made.report["files whose clock was set back by an hour"] == 1
+
+
 def test_a_machine_without_arrow_and_pooch_reads_the_rest(tmp_path):
     published.copy_of("daphnet", tmp_path)
     code = ("import sys; sys.modules.update(pyarrow=None, pooch=None)\n"

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DAMAGED', 'TAMPERED', 'PLAIN', 'BROKEN', 'WATCHER', 'ArchiveError', 'Caps', 'safe_name', 'is_side_file', 'Member',
-           'Names', 'Register', 'guarded', 'watch', 'Guarded', 'Archive', 'open_member', 'open_nested', 'join',
-           'expand', 'zip_members', 'tar_members', 'folder_members', 'is_web_page', 'open_stream', 'open_archive',
-           'extract', 'copy_member']
+           'Names', 'Register', 'guarded', 'watch', 'Guarded', 'Archive', 'Gunzip', 'open_member', 'open_nested',
+           'join', 'expand', 'zip_members', 'tar_members', 'folder_members', 'is_web_page', 'open_stream',
+           'open_archive', 'extract', 'copy_member']
 
 # %% ../../nbs/10_data/archives.ipynb #587719e9
 import errno
@@ -171,14 +171,20 @@ class Guarded(io.RawIOBase):
     def guard(self, call: Callable):
         return guarded(call, f"{self.label}, after byte {self.at:,}")
 
-    def readinto(self, buffer) -> int:
-        data = self.guard(lambda: self.stream.read1(len(buffer)))   # read1: all that is sound, then the error
-        buffer[:len(data)] = data
+    def read(self, size: int = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        data = self.guard(lambda: self.stream.read1(size))   # read1: all that is sound, then the error
         self.at += len(data)
         if self.limit is None:   # streams with a limit are read on top of others: each byte is told once
             WATCHER.get()(len(data))
         elif self.at > self.limit:
             raise ArchiveError(f"{self.label} unpacks to more than {self.limit:,} bytes: {TAMPERED}")
+        return data
+
+    def readinto(self, buffer) -> int:
+        data = self.read(len(buffer))
+        buffer[:len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -210,9 +216,9 @@ class Archive:
         "The paths whose last parts fit one of the patterns, sorted: `match('dataset/S*.txt')`."
         return [n for n in self.names() if any(PurePosixPath(n).match(pattern) for pattern in patterns)]
 
-    def open(self, name: str, *, gunzip: bool = False) -> io.BufferedReader:
-        "A stream of the file's bytes; with `gunzip`, of what its gzip holds."
-        return open_member(self, name, gunzip)
+    def open(self, name: str, *, gunzip: bool = False, buffered: bool = True) -> io.IOBase:
+        "A stream of the file's bytes; with `gunzip`, of what its gzip holds (not buffered, it has `read` alone, and is faster)."
+        return open_member(self, name, gunzip, buffered)
 
     def open_archive(self, name: str) -> "Archive":
         "The view of an archive that lies inside this one."
@@ -226,11 +232,40 @@ class Archive:
     def __repr__(self): return f"<Archive {self.label}: {len(self):,} files>"
 
 # %% ../../nbs/10_data/archives.ipynb #4fe476bf
+class Gunzip(io.RawIOBase):
+    "What a gzip of one or more members holds; `read1(size)` gives up to `size` bytes, none at the end."
+    def __init__(self, stream: io.IOBase):
+        self.stream, self.inflate, self.rest = stream, zlib.decompressobj(31), b""
+
+    def read1(self, size: int) -> bytes:
+        while True:
+            packed = self.rest or self.stream.read(2**18)
+            if self.inflate.eof:
+                packed = packed.lstrip(b"\0")          # padding, as tapes have it
+                if not packed:
+                    return b""
+                self.inflate = zlib.decompressobj(31)
+            data = self.inflate.decompress(packed, size)
+            self.rest = self.inflate.unused_data if self.inflate.eof else self.inflate.unconsumed_tail
+            if data or not packed:
+                break
+        if not data and not self.inflate.eof:
+            raise EOFError("the file ends before its end-of-stream marker")
+        return data
+
+    def readable(self) -> bool: return True
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+# %% ../../nbs/10_data/archives.ipynb #4bf7f981
 def open_member(
     archive: Archive,
     name: str,            # as `names()` spells it
     gunzip: bool,         # unpack the file's own gzip
-) -> io.BufferedReader:
+    buffered: bool,       # False: only `read(size)`, which then copies nothing
+) -> io.IOBase:
     "A stream of the file's bytes, in which damage is reported with archive, member and byte."
     if name not in archive.members:
         some = ", ".join(archive.names()[:3]) or "nothing"
@@ -241,7 +276,8 @@ def open_member(
     if not gunzip:
         return stream
     limit = max(archive.caps.small, int(archive.caps.ratio * member.size))
-    return io.BufferedReader(Guarded(gzip.GzipFile(fileobj=stream), label, limit, owner=stream), 2**16)
+    unpacked = Guarded(Gunzip(stream), label, limit, owner=stream)
+    return io.BufferedReader(unpacked, 2**16) if buffered else unpacked
 
 # %% ../../nbs/10_data/archives.ipynb #417fc721
 def open_nested(

@@ -41,7 +41,7 @@ class WeightedParticipants:
         seed: int = 0,
     ):
         self.windows, self.seed, self.each, self.per_batch = windows, seed, windows_per_participant, participants_per_batch
-        spread = window_std(windows.x)
+        spread = window_std(windows.x) if windows.spread is None else windows.spread    # a prepared set keeps it
         moving = {s: np.flatnonzero((windows.subject == s) & (spread > 0)) for s in sorted(set(windows.subject.tolist()))}
         self.rows = {s: rows for s, rows in moving.items() if len(rows)}
         self.weights = {s: spread[rows] for s, rows in self.rows.items()}

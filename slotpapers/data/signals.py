@@ -44,10 +44,11 @@ def check_increasing(
     name: str,                      # the file or argument, for the message
     t: Float[np.ndarray, "T"],      # s
     first_row: int = 1,             # row of t[0] in the file, counted from 1
+    repeats: bool = False,          # let equal stamps pass, for a caller who merges them
 ) -> None:
     "Raises ValueError naming the first row whose time does not increase."
     steps = np.diff(t)
-    bad = np.flatnonzero(~(steps > 0))
+    bad = np.flatnonzero(~((steps > 0) | (repeats & (steps == 0))))
     if len(bad):
         row = int(bad[0]) + 1
         raise ValueError(f"{name}, row {first_row + row}: time must increase; it goes from {t[row - 1]:.6f} to {t[row]:.6f} s"

@@ -75,9 +75,10 @@ def paint(
     classes: UInt8[np.ndarray, "B T N"],        # of each ball in each frame
 ) -> UInt8[np.ndarray, "B T H W"]:
     "The class of each pixel: 0 for the background, else its ball's."
-    table = np.pad(classes, ((0, 0), (0, 0), (1, 0)))
-    flat = rearrange(labels, "B T H W -> B T (H W)").astype(np.intp)
-    return np.take_along_axis(table, flat, axis=2).reshape(labels.shape)
+    painted = np.zeros_like(labels)
+    for k in range(classes.shape[2]):
+        np.copyto(painted, rearrange(classes[:, :, k], "B T -> B T 1 1"), where=labels == k + 1)
+    return painted
 
 
 def draw_blinks(

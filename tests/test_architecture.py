@@ -21,7 +21,7 @@ ROOMS = {  # room: the rooms it may import (a room may always import itself)
     "figures": {"core"},
     "recipes": {"core", "data", "blocks", "models", "objectives", "training", "evaluation", "figures"},
     "runs": {"core", "data", "recipes"},     # data: a bare machine prepares its own windows
-    "cli": {"core", "data", "models", "runs"},
+    "cli": {"core", "data", "models", "recipes", "runs"},     # recipes: `embed` joins data and model, which only a recipe may
 }
 NEVER = {"nbdev", "fastcore", "execnb", "ghapi", "IPython", "papermill", "dvc", "beartype", "pytest"}          # tools of the workshop
 LATE = {"pooch", "typer", "transformers", "tensorboard", "seaborn", "pyarrow", "huggingface_hub", "onnx", "pybullet"}      # heavy: inside functions

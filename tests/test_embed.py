@@ -1,0 +1,225 @@
+"A user's own recording, of any length: one result from every kind of file, and a message for everything that is wrong with one."
+import gzip
+
+import fixtures_accelerometer as published
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from slotpapers import cli
+from slotpapers.core.seeds import forked_rng
+from slotpapers.data.accelerometer import prepare, windows
+from slotpapers.data.long_recordings import chunks_of, csv_chunks, npy_chunks, parquet_chunks
+from slotpapers.data.streaming import stream_windows
+from slotpapers.models import SlotFM
+from slotpapers.recipes.slotfm_embed import embed_file, embed_recording, read_embedded
+
+G = 9.80665
+RECORDING = published.motion(61.0, 100, "walk", 1)                                    # (6100, 3), m/s²
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    with forked_rng(0, "embed"):
+        model = SlotFM(n_slots=3, slot_dim=4, hidden=8, n_blocks=1, n_steps=100)
+    model.save_pretrained(tmp_path_factory.mktemp("weights"))
+    return tmp_path_factory.getbasetemp() / "weights0"
+
+
+@pytest.fixture
+def model(weights):
+    return SlotFM.from_pretrained(str(weights))
+
+
+def frame(x=RECORDING, fs=100, **more):
+    return pd.DataFrame(x, columns=list("xyz")).assign(time=np.arange(len(x)) / fs, **more)
+
+
+def write(folder, table, kind):
+    path = folder / f"walk.{kind}"
+    {"csv": lambda: table.to_csv(path, index=False), "csv.gz": lambda: table.to_csv(path), "parquet": lambda: table.to_parquet(path),
+     "npy": lambda: np.save(path, table[["x", "y", "z"]].to_numpy())}[kind]()
+    return path
+
+
+def all_of(parts):
+    return [np.concatenate([getattr(p, name) for p in parts]) for name in ("start", "slots", "valid")]
+
+
+# --- the result ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "npy"])
+def test_every_kind_of_file_gives_what_prepare_and_encode_give(tmp_path, model, weights, kind):
+    path = write(tmp_path, frame(), kind)
+    wanted = model.encode(torch.from_numpy(windows(prepare(RECORDING.T, 100, "m/s^2"), 50, 2))).detach().numpy()
+    said = embed_file(path, fs=100, unit="m/s^2", weights=weights, batch=7)
+    found, about = read_embedded(said["out"])
+    assert said["out"] == str(tmp_path / "walk.slots.parquet") and about["n_slots"] == 3 and about["report"]["rows"] == 6100
+    assert found.slots.shape == (30, 3, 4) and np.abs(found.slots - wanted).max() < 0.02 and found.valid.all()
+    assert found.start.tolist() == [2.0 * k for k in range(30)]
+    plain = pd.read_parquet(said["out"])                                           # without us
+    assert list(plain) == ["start", "slots", "valid", "reason"] and np.allclose(np.stack(plain.slots).reshape(30, 3, 4), found.slots)
+
+
+@pytest.mark.parametrize("fs", [100, 64, 50, 20])
+def test_sizes_of_chunks_and_batches_do_not_matter(fs, tmp_path):
+    t = np.delete(np.arange(round(60 * fs)) / fs, slice(20 * fs + 5, 23 * fs)) + 1e-3
+    t += np.random.default_rng(0).uniform(0, 0.2 / fs, len(t))
+    x = published.motion(60.0, fs, "walk", 1)[:len(t)]
+    x[5 * fs:5 * fs + 3, 1] = np.nan
+    path = write(tmp_path, frame(x).assign(time=t + 1.7e9), "csv")
+    found = []
+    for size, batch in ((2**22, 1000), (997, 3), (50_000, 1)):
+        made = list(stream_windows(csv_chunks(path, None, None, "s", size), fs, "m/s^2", seconds=2, batch=batch))
+        found.append([np.concatenate([getattr(b, name) for b in made]) for name in ("x", "start", "missing", "idle")])
+    for other in found[1:]:
+        assert np.abs(found[0][0] - other[0]).max() < 0.02 and (found[0][2] == other[2]).all() and (found[0][3] == other[3]).all()
+        assert np.allclose(found[0][1], other[1], atol=1e-6)
+    start, missing = found[0][1], found[0][2]
+    assert np.abs(start - np.r_[np.arange(10) * 2.0, 23 + np.arange(18) * 2.0]).max() < 0.02 and missing.sum() == 1 and missing[2]
+
+
+def test_only_what_is_asked_for_is_read(tmp_path, model):
+    path = write(tmp_path, frame(np.tile(RECORDING, (60, 1))), "npy")
+    read = []
+    chunks = npy_chunks(path, None, None, "s", size=4096)
+    made = stream_windows((read.append(c) or c for c in chunks), 100, "m/s^2", seconds=2, batch=8)
+    next(made)
+    assert len(read) == 1
+    next(made), next(made), next(made)
+    assert len(read) <= 3                                                           # of 90
+
+
+def test_gaps_holes_and_idle_time(tmp_path, weights):
+    table = frame()
+    table.loc[1100:1105, "y"] = np.nan
+    table.loc[2000:2249, ["x", "y", "z"]] = table.loc[2000, ["x", "y", "z"]].tolist()
+    table = table.drop(range(3100, 3150)).assign(time=lambda f: pd.to_datetime(f.time * 1e9).dt.strftime("2026-03-01 %H:%M:%S.%f"))
+    said = embed_file(write(tmp_path, pd.concat([table.iloc[:50], table.iloc[49:]]), "csv"), fs=100, unit="m/s^2", weights=weights)
+    found, about = read_embedded(said["out"])
+    assert about["report"] | {"gaps": 1, "rows left out: the same stamp": 1, "windows with missing samples": 1} == about["report"]
+    assert [found.reason[k] for k in (5, 10, 11)] == ["missing", "idle", "idle"] and found.valid.sum() == 29 - 3
+    assert np.isnan(found.slots[5]).all() and np.isfinite(found.slots[found.valid]).all() and found.start[15] == pytest.approx(31.5)
+
+
+def test_columns_by_name(tmp_path, weights):
+    table = frame().rename(columns=dict(zip("xyz", ("Acc_X", "Acc_Y", "Acc_Z")))).assign(time=lambda f: f.time * 1000, label="walk")
+    one = embed_file(write(tmp_path, table, "csv"), tmp_path / "1.parquet", fs=100, unit="m/s^2", weights=weights, time_unit="ms")
+    other = table.rename(columns={"Acc_X": "u", "Acc_Y": "v", "Acc_Z": "w", "time": "clock"})
+    two = embed_file(write(tmp_path, other, "parquet"), tmp_path / "2.parquet", fs=100, unit="m/s^2", weights=weights, axes=["u", "v", "w"], time="clock", time_unit="ms")
+    a, b = (read_embedded(said["out"])[0] for said in (one, two))
+    assert np.allclose(a.slots, b.slots, atol=1e-5) and a.start.tolist() == b.start.tolist()
+
+
+def test_three_first_arrays_are_the_same(tmp_path):
+    np.save(tmp_path / "a.npy", RECORDING), np.save(tmp_path / "b.npy", np.asfortranarray(RECORDING.T))
+    a, b = (np.concatenate([c.x for c in chunks_of(tmp_path / name)], axis=1) for name in ("a.npy", "b.npy"))
+    assert (a == b).all() and a.shape == (3, 6100)
+
+
+def test_a_stopped_run_leaves_no_file_and_keeps_the_old_one(tmp_path, weights):
+    path, out = write(tmp_path, frame(np.r_[RECORDING, RECORDING[:3000], G * RECORDING]), "npy"), tmp_path / "out.parquet"
+    out.write_text("an older result")
+    with pytest.raises(ValueError, match=r"walk.npy, \d+ s after its start"):
+        embed_file(path, out, fs=100, unit="m/s^2", weights=weights, batch=4)
+    assert out.read_text() == "an older result" and {p.name for p in tmp_path.iterdir()} == {"walk.npy", "out.parquet"}
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------------------------
+
+def bad(name, change, said, **options):
+    return pytest.param(change, said, options, id=name.replace(" ", "-"))
+
+
+REFUSED = [
+    bad("no time order", lambda d: write(d, frame().iloc[[*range(100), 50, *range(100, 6100)]], "csv"), "row 102: time goes back"),
+    bad("a word", lambda d: write(d, frame().astype(object).replace({"y": {RECORDING[70, 1]: "high"}}), "csv"), "row 72, column 'y': 'high' is not a number"),
+    bad("a cell too many", lambda d: (d / "walk.csv").write_text("x,y,z\n1,2,3\n1,2,3,4\n") and d / "walk.csv", "row 3: 4 cells, expected 3"),
+    bad("wrong unit", lambda d: write(d, frame(), "csv"), "looks like 'm/s^2': pass that unit", unit="g"),
+    bad("unknown unit", lambda d: write(d, frame(), "csv"), "unit must be one of 'm/s^2', 'g', 'mg'; got 'ft'", unit="ft"),
+    bad("gravity removed", lambda d: write(d, frame(RECORDING - RECORDING.mean(0)), "csv"), "is gravity removed"),
+    bad("wrong rate", lambda d: write(d, frame(), "csv"), "median step of its time is 0.01 s, and fs=25 Hz", fs=25),
+    bad("milliseconds", lambda d: write(d, frame(fs=0.1), "csv"), "is fs right? Is time in milliseconds"),
+    bad("no axes", lambda d: write(d, frame().rename(columns={"x": "u"}), "csv"), "which columns are the three axes?"),
+    bad("axes that are not there", lambda d: write(d, frame(), "csv"), "no column 'a'; it has 'x', 'y', 'z', 'time'", axes=["a", "b", "c"]),
+    bad("one axis twice", lambda d: write(d, frame(), "csv"), "three different columns", axes=["x", "x", "y"]),
+    bad("no date", lambda d: write(d, frame().assign(time="yesterday"), "csv"), "row 2: 'yesterday' is no time"),
+    bad("time lost", lambda d: write(d, frame().assign(time=lambda f: f.time.where(f.time != 5.0)), "csv"), "row 502: 'nan' is no time"),
+    bad("time unit", lambda d: write(d, frame(), "csv"), "time_unit must be one of", time_unit="min"),
+    bad("empty", lambda d: (d / "walk.csv").write_text("") or d / "walk.csv", "empty"),
+    bad("header only", lambda d: (d / "walk.csv").write_text("x,y,z\n") and d / "walk.csv", "holds no rows"),
+    bad("semicolons", lambda d: (d / "walk.csv").write_text("x;y;z\n1;2;3\n") and d / "walk.csv", "which columns are the three axes"),
+    bad("too short", lambda d: write(d, frame().iloc[:150], "csv"), "no window of 2 s"),
+    bad("spreadsheet", lambda d: (d / "walk.xlsx").write_text("PK") and d / "walk.xlsx", "must end in .csv, .csv.gz, .parquet or .npy"),
+    bad("gzip cut off", lambda d: (d / "walk.csv.gz").write_bytes(gzip.compress(frame().to_csv().encode())[:20_000]) and d / "walk.csv.gz", "cut off"),
+    bad("not Parquet", lambda d: (d / "walk.parquet").write_text("x,y,z") and d / "walk.parquet", "not a Parquet file"),
+    bad("Parquet of text", lambda d: write(d, frame().astype({"y": str}), "parquet"), "column 'y' must hold numbers"),
+    bad("not NPY", lambda d: (d / "walk.npy").write_text("x,y,z") and d / "walk.npy", "not an array of numbers"),
+    bad("pickled array", lambda d: np.save(d / "walk.npy", np.array([{}], object)) or d / "walk.npy", "not an array of numbers"),
+    bad("six columns", lambda d: np.save(d / "walk.npy", np.zeros((9, 6))) or d / "walk.npy", "shape (T, 3) or (3, T); it holds float64 (9, 6)"),
+    bad("NPY with names", lambda d: write(d, frame(), "npy"), "no columns to be named", axes=["x", "y", "z"]),
+    bad("no weights", lambda d: write(d, frame(), "npy"), "embed needs weights: --weights DIR", weights=None),
+    bad("no weights in the folder", lambda d: write(d, frame(), "npy"), "no config.json in it", weights="."),
+    bad("no rate", lambda d: write(d, frame(), "npy"), "fs must be a positive number", fs=0),
+]
+
+
+@pytest.mark.parametrize("make, said, options", REFUSED)
+def test_refused_with_file_row_and_cure(make, said, options, tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = make(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        embed_file(path, tmp_path / "out.parquet", **{"fs": 100, "unit": "m/s^2", "weights": weights} | options)
+    assert said in str(caught.value), str(caught.value)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_missing_file(tmp_path, weights):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv: no such file"):
+        embed_file(tmp_path / "nowhere.csv", fs=50, unit="g", weights=weights)
+    with pytest.raises(ValueError, match="another file than the recording"):
+        embed_file(write(tmp_path, frame(), "parquet"), tmp_path / "walk.parquet", fs=100, unit="g", weights=weights)
+
+
+def test_weights_of_another_sensor_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="6 channels"):
+        next(embed_recording(SlotFM(n_slots=2, slot_dim=4, hidden=8, n_blocks=1, n_steps=100, channels=6), write(tmp_path, frame(), "npy"), 100, "g"))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------------------
+
+def command(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def test_export_then_embed(tmp_path, weights):
+    published.motionsense(tmp_path, seconds=30.0)
+    said = command("export", "motionsense", "dws_1/sub_1.csv", "--out", tmp_path / "walk.csv", "--root", tmp_path)
+    assert said.exit_code == 0 and "1500 rows at 50 Hz in g" in said.stdout and f"slotpapers embed {tmp_path}/walk.csv --fs 50 --unit g" in said.stdout
+    said = command("embed", tmp_path / "walk.csv", "--fs", 50, "--unit", "g", "--weights", weights)
+    assert said.exit_code == 0, said.output
+    assert "15 windows of 2 s, 3 slots of 4 numbers each, written to" in said.stdout and (tmp_path / "walk.slots.parquet").exists()
+
+
+@pytest.mark.parametrize("words, said", [
+    ([], "--fs is needed"), (["--fs", 50], "--unit is needed"), (["--fs", 50, "--unit", "g"], "embed needs weights"),
+    (["--fs", 50, "--unit", "g", "--weights", "{weights}", "--axes", "a,b,c"], "no column 'a'")], ids=["fs", "unit", "weights", "axes"])
+def test_what_the_command_refuses(tmp_path, weights, words, said):
+    path = write(tmp_path, frame(), "csv")
+    result = command("embed", path, *[str(word).format(weights=weights) for word in words])
+    assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
+
+
+def test_a_real_recording(data_root, tmp_path, weights):
+    assert command("export", "motionsense", "wlk_7/sub_1.csv", "--out", tmp_path / "walk.csv", "--root", data_root).exit_code == 0
+    result = command("embed", tmp_path / "walk.csv", "--fs", 50, "--unit", "g", "--weights", weights)
+    found, about = read_embedded(tmp_path / "walk.slots.parquet")
+    assert result.exit_code == 0 and len(found.start) == about["report"]["rows"] // 100 > 50 and found.valid.all()
+
+
+def test_parquet_in_batches(tmp_path):
+    path = write(tmp_path, frame(), "parquet")
+    parts = list(parquet_chunks(path, None, None, "s", size=1000))
+    assert len(parts) == 7 and [p.row for p in parts][:2] == [1, 1001] and np.allclose(np.concatenate([p.x for p in parts], axis=1), RECORDING.T)

@@ -6,9 +6,9 @@
 __all__ = ['Augmented', 'ClipBatches', 'DATASETS', 'PreparedScenes', 'SceneBatches', 'WeightedParticipants', 'altered_copies',
            'blinking_balls', 'blinking_batch', 'bouncing_balls', 'bouncing_batch', 'changed_windows',
            'coordinate_batch', 'coordinate_streams', 'evaluation_batches', 'evaluation_view', 'find', 'fixed_batches',
-           'load_dataset', 'load_prepared', 'masked_windows', 'participant_folds', 'prepare', 'ranked_candidates',
-           'save_prepared', 'save_scenes', 'scene_images', 'scene_videos', 'simulated_windows', 'training_view',
-           'two_views', 'windows']
+           'load_dataset', 'load_images', 'load_prepared', 'masked_windows', 'participant_folds', 'prepare',
+           'ranked_candidates', 'save_prepared', 'save_scenes', 'scene_images', 'scene_videos', 'simulated_windows',
+           'training_view', 'two_views', 'windows']
 
 # %% ../../nbs/10_data/index.ipynb #5ff85aaf
 from .accelerometer import load_dataset, prepare, windows
@@ -17,6 +17,7 @@ from .augmented_batches import (Augmented, altered_copies, changed_windows, fixe
 from .ball_batches import ClipBatches, blinking_batch, bouncing_batch, coordinate_batch
 from .balls import blinking_balls, bouncing_balls, coordinate_streams
 from .folds import participant_folds
+from .images import load_images
 from .prepared import load_prepared, save_prepared
 from .registry import DATASETS, find
 from .sampling import WeightedParticipants
@@ -28,6 +29,6 @@ from .simulated import simulated_windows
 # %% ../../nbs/10_data/index.ipynb #a883a490
 _all_ = ["Augmented", "ClipBatches", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies",
     "blinking_balls", "blinking_batch", "bouncing_balls", "bouncing_batch", "changed_windows", "coordinate_batch",
-    "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset",
+    "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_images",
     "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared",
     "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"]

@@ -1,0 +1,189 @@
+"Readers of images: real COCO samples where they lie, fixtures in the published layouts, and what is said when something is wrong."
+import io
+import json
+
+import fixtures_scenes as published
+import numpy as np
+import pytest
+from PIL import Image
+
+from slotpapers.data.archives import ArchiveError
+from slotpapers.data.coco_masks import decode_mask, mask_from_polygon, mask_from_runs, run_lengths, segments_of
+from slotpapers.data.images import load_images
+from slotpapers.data.scene_files import LARGEST, open_picture
+
+
+# --- masks in COCO's format ---
+
+def compressed(counts: list[int]) -> str:
+    "The compressed form, written independently of the reader: five bits a character, differences from the fourth number on."
+    text = []
+    for n, count in enumerate(counts):
+        value = count - (counts[n - 2] if n > 2 else 0)
+        while True:
+            group, value = value & 31, value >> 5
+            more = value != (-1 if group & 16 else 0)
+            text.append(chr(48 + (group | (32 if more else 0))))
+            if not more:
+                break
+    return "".join(text)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_compressed_runs_come_back(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, [10, 100, 5000, 70000][seed % 4], size=rng.integers(1, 60)).tolist()
+    assert run_lengths(compressed(counts)) == counts == run_lengths(compressed(counts).encode())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")     # of the tool, under NumPy 2
+def test_polygons_and_runs_equal_the_tool_of_coco():
+    tool = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(3)
+    for n in range(300):
+        height, width = (int(v) for v in rng.integers(1, 60, 2))
+        polygon = (rng.uniform(-8, 68, 2 * rng.integers(3, 12)).round(int(rng.integers(0, 3)))).tolist()
+        runs = tool.frPyObjects([polygon], height, width)[0]
+        want = tool.decode(runs).astype(bool)
+        assert (mask_from_polygon(polygon, height, width) == want).all(), (n, height, width, polygon)
+        assert (decode_mask({"size": [height, width], "counts": runs["counts"]}, height, width) == want).all()
+        assert (mask_from_runs(run_lengths(runs["counts"]), height, width) == want).all()
+
+
+@pytest.mark.parametrize("segmentation, said", [
+    ({"size": [4, 3], "counts": [12]}, "must be [height, width]"), ({"size": [3, 4], "counts": [11]}, "they fill 11"),
+    ({"size": [3, 4], "counts": [13, -1]}, "must not be negative"), ({"size": [3, 4]}, "got NoneType"), ({"size": [3, 4], "counts": "T"}, "end within a number"),
+    ({"size": [3, 4], "counts": "\x7f"}, "no part of the code"), ([[1, 2, 3, 4]], "three corners"), ([[1, 2, 3, 4, 1e9, 0]], "within 100,000"),
+])
+def test_broken_masks_are_named(segmentation, said):
+    with pytest.raises(ValueError) as error:
+        decode_mask(segmentation, 3, 4)
+    assert said in str(error.value)
+
+
+def test_runs_of_a_huge_picture_are_refused_before_they_are_drawn():
+    with pytest.raises(ValueError, match="must fill"):
+        decode_mask({"size": [3, 4], "counts": [10**12]}, 3, 4)
+
+
+def test_no_object_is_all_background():
+    assert (segments_of([], [], 3, 4) == 0).all()
+    with pytest.raises(ValueError, match="overlap must be one of"):
+        segments_of([], [], 3, 4, "larger")
+
+
+# --- pictures ---
+
+def test_a_picture_above_the_cap_is_refused():
+    file = io.BytesIO()
+    Image.new("1", (10000, 7000)).save(file, "PNG")          # 70 million pixels in a few kilobytes
+    assert 10000 * 7000 > LARGEST and len(file.getvalue()) < 20_000
+    with pytest.raises(ArchiveError, match="declares more than 67,108,864 pixels"):
+        open_picture(file.getvalue(), "a.zip!b.png")
+
+
+def test_other_formats_are_not_tried():
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "GIF")
+    with pytest.raises(ArchiveError, match="a.gif is no readable PNG or JPEG"):
+        open_picture(file.getvalue(), "a.gif")
+
+
+def test_a_jpeg_that_stops_is_named():
+    whole = published.jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    with pytest.raises(ArchiveError, match="a.jpg is no readable"):
+        open_picture(whole[:len(whole) // 2], "a.jpg")
+
+
+# --- COCO ---
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_coco_in_its_layout(tmp_path, zipped):
+    published.coco(tmp_path, zipped)
+    for masks in ("instances", "panoptic"):
+        scenes = load_images("coco2017", tmp_path, split="val", masks=masks)
+        first, second = scenes
+        assert [scene.frames.shape for scene in scenes] == [(1, 24, 32, 3), (1, 16, 20, 3)]      # several sizes; the second is grey
+        assert first.classes == ["person", "stop sign"] and first.attributes["category_id"] == [1, 13] and second.n_objects == 0
+        assert first.visible.tolist() == [[48, 128]] and (first.segments[0, 12:16, 24:31] == -1).all()      # the crowd
+        assert ((first.segments == -1).sum() == 28) == (masks == "instances")
+        assert second.source == "000000000785.jpg" and second.licence.startswith("Attribution-ShareAlike License; http") and "http://flickr/139" in first.licence
+        assert (second.segments == 0).all()
+    assert (first.segments[0, :2] == -1).all() and (first.segments[0, 20:] == 0).all()           # void is ignored, stuff is background
+
+
+def test_coco_sizes_are_those_of_the_photos_and_the_default_is_panoptic(tmp_path):
+    published.coco(tmp_path)
+    assert (load_images("coco2017", tmp_path, split="val")[0].segments[0, :2] == -1).all()
+
+
+def alter(key, value):
+    return lambda instances, panoptic: [listing["annotations"][0].update({key: value}) for listing in (instances, panoptic)]
+
+
+@pytest.mark.parametrize("masks, change, said", [
+    ("instances", alter("segmentation", [[1, 2]]), "annotation 1 of picture 139: a polygon must be"),
+    ("instances", alter("segmentation", 7), "annotation 1 of picture 139"),
+    ("instances", alter("category_id", 99), "category 99"),
+    ("instances", alter("image_id", 5), "is of picture 5, which the file does not list"),
+    ("panoptic", alter("image_id", 785), "picture 139 has 0 panoptic annotations"),
+    ("panoptic", alter("file_name", "../../../etc/passwd"), "no file 'panoptic_val2017/../../../etc/passwd'"),
+    ("panoptic", alter("segments_info", []), "that are not listed"),
+    ("panoptic", alter("file_name", "000000000785.png"), "16 x 20 pixels"),
+    ("instances", lambda i, p: i["images"][0].update(height=25), "picture 139 of the annotations is 25 x 32"),
+    ("instances", lambda i, p: i["images"][0].pop("height"), "picture 0 has no height"),
+    ("instances", lambda i, p: i.pop("categories"), "has no categories"),
+    ("instances", lambda i, p: i["images"][0].update(file_name="x.jpg"), "no file 'val2017/x.jpg', which picture 139"),
+])
+def test_broken_coco_records_are_named(tmp_path, masks, change, said):
+    published.coco(tmp_path, change=change)
+    with pytest.raises((ArchiveError, FileNotFoundError)) as error:
+        load_images("coco2017", tmp_path, split="val", masks=masks)[0]
+    assert said in str(error.value), error.value
+
+
+def test_absent_annotations_name_the_other_kind(tmp_path):
+    home = published.coco(tmp_path)
+    (home / "annotations/panoptic_val2017.json").unlink()
+    with pytest.raises(FileNotFoundError, match="masks='instances'"):
+        load_images("coco2017", tmp_path, split="val")
+    (home / "annotations/instances_val2017.json").write_text('{"images": [')
+    with pytest.raises(ArchiveError, match="instances_val2017.json is not JSON"):
+        load_images("coco2017", tmp_path, split="val", masks="instances")
+
+
+@pytest.mark.parametrize("options, said", [({"split": "test"}, "split must be"), ({"masks": "boxes"}, "masks must be"),
+                                           ({"masks": "instances", "overlap": "mean"}, "overlap must be")])
+def test_options_of_coco(tmp_path, options, said):
+    published.coco(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        load_images("coco2017", tmp_path, **{"split": "val", **options})
+
+
+# (images, annotations, of them crowds, categories): the samples' README
+@pytest.mark.parametrize("split, counts", [("val", (22, 256, 5, 48)), ("train", (16, 141, 1, 36))])
+def test_real_coco(data_root, split, counts):
+    listing = json.loads((data_root / f"coco2017/annotations/instances_{split}2017.json").read_text())
+    areas = {mark["id"]: mark["area"] for mark in listing["annotations"]}
+    scenes = load_images("coco2017", data_root, split=split, masks="instances", overlap="later")
+    images, annotations, crowds, categories = counts
+    read = list(scenes)
+    assert len(read) == images and sum(scene.n_objects for scene in read) == annotations - crowds
+    assert len({c for mark in listing["annotations"] for c in [mark["category_id"]]}) == categories
+    assert sum(bool((scene.segments == -1).any()) for scene in read) == crowds          # no picture has two
+    assert all("flickr.com/" in scene.licence and scene.licence.startswith(("Attribution", "No known")) for scene in read)
+    alone = [abs(seen - areas[k]) / (areas[k] + 30) for scene in read if scene.n_objects == 1
+             for seen, k in zip(scene.visible[0], scene.attributes["annotation_id"])]
+    assert max(alone, default=0) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")     # of the tool, under NumPy 2
+def test_real_coco_masks_equal_the_tool_of_coco(data_root):
+    tool = pytest.importorskip("pycocotools.mask")
+    listing = json.loads((data_root / "coco2017/annotations/instances_val2017.json").read_text())
+    sizes = {picture["id"]: (picture["height"], picture["width"]) for picture in listing["images"]}
+    for mark in listing["annotations"]:
+        height, width = sizes[mark["image_id"]]
+        runs = tool.frPyObjects(mark["segmentation"], height, width)
+        want = tool.decode(tool.merge(runs) if isinstance(runs, list) else runs).astype(bool)
+        assert (decode_mask(mark["segmentation"], height, width) == want).all(), mark["id"]

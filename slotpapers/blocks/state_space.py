@@ -239,7 +239,7 @@ class MambaBlock(nn.Module):
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, conv_width, groups=inner)
         self.selection = Selection(inner, state_dim, dt_rank, **steps)
-        self.A_log = spare_from_decay(nn.Parameter(repeat(torch.arange(1.0, state_dim + 1).log(), "S -> E S", E=inner)))
+        self.A_log = spare_from_decay(nn.Parameter(repeat(torch.arange(1.0, state_dim + 1).log(), "S -> E S", E=inner).clone()))
         self.D = spare_from_decay(nn.Parameter(torch.ones(inner)))
         self.out_proj = nn.Linear(inner, dim, bias=False)
 

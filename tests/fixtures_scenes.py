@@ -86,3 +86,37 @@ def coco(root, zipped: bool = False, change=lambda instances, panoptic: None) ->
         "val2017.zip": {"val2017/000000000139.jpg": jpeg(coloured(truth)), "val2017/000000000785.jpg": jpeg(np.full((16, 20), 99, np.uint8))},   # grey
         "annotations_trainval2017.zip": {"annotations/instances_val2017.json": json.dumps(instances).encode()},
         "panoptic_annotations_trainval2017.zip": {"annotations/panoptic_val2017.json": json.dumps(panoptic).encode(), **inner}}, zipped)
+
+
+def voc(root, year: int, change=lambda members: None) -> Path:
+    "Two photos of different sizes and orientation. Masks have a palette whose indices are ids; 255 is the border around objects."
+    top, palette, members = f"VOCdevkit/VOC{year}", np.random.default_rng(0).integers(0, 256, 768).tolist(), {}
+    for name, (height, width) in {"2007_000032": (20, 30), "2007_000039": (24, 16)}.items():
+        ids = np.zeros((height, width), np.uint8)
+        ids[3:13, 2:9], ids[4:12, 3:8] = 255, 1
+        ids[6:13, 10:14] = 4                                      # ids 2 and 3 are not there
+        kinds = np.select([ids == 1, ids == 4, ids == 255], [10, 15, 255]).astype(np.uint8)
+        members |= {f"{top}/JPEGImages/{name}.jpg": jpeg(coloured(ids.astype(np.int32))), f"{top}/SegmentationObject/{name}.png": png(ids, palette),
+                    f"{top}/SegmentationClass/{name}.png": png(kinds, palette)}
+    members[f"{top}/JPEGImages/2007_000999.jpg"] = jpeg(np.zeros((8, 8, 3), np.uint8))         # most photos have no masks: the lists say which do
+    lists = {"train": ["2007_000032"], "val": ["2007_000039"], "trainval": ["2007_000032", "2007_000039"]}
+    members |= {f"{top}/ImageSets/Segmentation/{split}.txt": "".join(f"{name}\n" for name in names).encode() for split, names in lists.items()}
+    members[f"{top}/ImageSets/Main/trainval.txt"] = b"2007_000999\n"                           # a list of the same name that is not for masks
+    change(members)
+    return store(root, f"voc{year}", {"VOCtrainval.tar": members})
+
+
+def clevrtex(root, change=lambda members: None) -> Path:
+    "Ten scenes of the full set in two numbered folders, and one out of distribution. The picture has four channels, the mask a palette."
+    members = {}
+    for n, variant in [*((n, "full") for n in range(10)), (0, "outd")]:
+        ids = np.zeros((12, 16), np.uint8)
+        ids[2:8, 2:8], ids[6:10, 8:14] = 1, 2
+        stem = f"clevrtex_{variant}/{n // 6}/CLEVRTEX_{variant}_{n:06d}"        # published: a thousand in a folder
+        frame = np.concatenate([coloured(ids.astype(np.int32)), np.full((12, 16, 1), 255, np.uint8)], axis=-1)
+        things = [{"index": 1, "shape": "cube", "material": "lava", "size": "small", "rotation": 12.5},
+                  {"index": 2, "shape": "teapot", "material": "snow", "size": "large", "rotation": 300.0}]
+        members |= {f"{stem}.png": png(frame), f"{stem}_flat.png": png(ids, [0, 0, 0, 255, 0, 0, 0, 255, 0]),
+                    f"{stem}_depth_0001.png": png(ids), f"{stem}.json": json.dumps({"num_objects": 2, "ground_material": "sand", "objects": things}).encode()}
+    change(members)
+    return store(root, "clevrtex", {"clevrtex_full.tar.gz": members})

@@ -187,3 +187,81 @@ def test_real_coco_masks_equal_the_tool_of_coco(data_root):
         runs = tool.frPyObjects(mark["segmentation"], height, width)
         want = tool.decode(tool.merge(runs) if isinstance(runs, list) else runs).astype(bool)
         assert (decode_mask(mark["segmentation"], height, width) == want).all(), mark["id"]
+
+
+# --- VOC and ClevrTex ---
+
+@pytest.mark.parametrize("year", [2012, 2007])
+def test_voc_in_its_layout(tmp_path, year):
+    home = published.voc(tmp_path, year)
+    scenes = load_images(f"voc{year}", tmp_path)
+    assert [scene.source for scene in scenes] == ["2007_000032.jpg", "2007_000039.jpg"] and scenes[0].name == f"voc{year}"
+    assert [len(load_images(f"voc{year}", tmp_path, split=split)) for split in ("train", "val", "trainval")] == [1, 1, 2]
+    for scene in scenes:
+        assert scene.classes == ["cow", "person"] and scene.attributes == {"object_id": [1, 4]}
+        assert scene.visible.tolist() == [[40, 28]] and (scene.segments == -1).sum() == 70 - 40
+    other = home / "VOCdevkit" / f"VOC{4019 - year}"                 # the other year beside it is not mixed in
+    (other / "ImageSets/Segmentation").mkdir(parents=True)
+    (other / "ImageSets/Segmentation/trainval.txt").write_text("wrong\n")
+    assert len(load_images(f"voc{year}", tmp_path)) == 2
+
+
+def voc_mask(members, kind, data):
+    members[f"VOCdevkit/VOC2012/Segmentation{kind}/2007_000032.png"] = data
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda m: voc_mask(m, "Object", published.png(np.zeros((20, 30, 3), np.uint8))), "mode RGB, without a palette"),
+    (lambda m: voc_mask(m, "Object", published.png(np.zeros((20, 31), np.uint8))), "one was resized"),
+    (lambda m: voc_mask(m, "Class", published.png(np.zeros((20, 30), np.uint8))), "object 1 has no class"),
+    (lambda m: m.pop("VOCdevkit/VOC2012/SegmentationObject/2007_000032.png"), "no file 'SegmentationObject/2007_000032.png', which picture 2007_000032"),
+    (lambda m: m.pop("VOCdevkit/VOC2012/ImageSets/Segmentation/trainval.txt"), "it is in VOCtrainval"),
+])
+def test_broken_voc_is_named(tmp_path, change, said):
+    published.voc(tmp_path, 2012, change)
+    with pytest.raises((ArchiveError, FileNotFoundError)) as error:
+        load_images("voc2012", tmp_path)[0]
+    assert said in str(error.value), error.value
+
+
+def test_clevrtex_in_its_layout(tmp_path):
+    published.clevrtex(tmp_path)
+    assert [len(load_images("clevrtex", tmp_path, split=split)) for split in ("test", "val", "train", "full", "outd")] == [1, 1, 8, 10, 1]
+    scene = load_images("clevrtex", tmp_path)[-1]
+    assert scene.source.endswith("CLEVRTEX_full_000009.png") and scene.simulated and scene.frames.shape == (1, 12, 16, 3)
+    assert scene.attributes == {"material": ["lava", "snow"], "size": ["small", "large"], "rotation": [12.5, 300.0]}
+    assert scene.boxes.tolist() == [[[2, 2, 7, 7], [8, 6, 13, 9]]]
+
+
+STEM = "clevrtex_full/0/CLEVRTEX_full_000002"
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda m: m.update({f"{STEM}_flat.png": published.png(np.full((12, 16), 3, np.uint8))}), "ids [3] does not fit"),
+    (lambda m: m.update({f"{STEM}_flat.png": published.png(np.zeros((12, 17), np.uint8))}), "mask of (12, 17) pixels"),
+    (lambda m: m.pop(f"{STEM}.json"), "no file '0/CLEVRTEX_full_000002.json'"),
+    (lambda m: m.update({f"{STEM}.json": b'{"objects": [{"shape": "cube"}]}'}), "object 0 has no index"),
+    (lambda m: m.update({f"{STEM}.png": b""}), "no readable PNG"),
+])
+def test_broken_clevrtex_is_named(tmp_path, change, said):
+    published.clevrtex(tmp_path, change)
+    with pytest.raises((ArchiveError, FileNotFoundError)) as error:
+        load_images("clevrtex", tmp_path)[0]
+    assert said in str(error.value), error.value
+
+
+def test_an_absent_part_of_clevrtex_is_named(tmp_path):
+    published.clevrtex(tmp_path, lambda members: [members.pop(name) for name in list(members) if "outd" in name])
+    with pytest.raises(FileNotFoundError, match="download clevrtex_outd"):
+        load_images("clevrtex", tmp_path, split="outd")
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_images("clevrtex", tmp_path, split="ood")
+
+
+def test_published_sets_can_be_prepared(tmp_path):
+    from slotpapers.data.scene_sets import PreparedScenes, save_scenes
+    published.clevrtex(tmp_path)
+    scenes = load_images("clevrtex", tmp_path, split="full")
+    save_scenes(scenes, tmp_path / "stored")
+    stored = PreparedScenes(tmp_path / "stored")
+    assert len(stored) == 10 and (stored[3].segments == scenes[3].segments).all() and (stored[3].frames == scenes[3].frames).all()

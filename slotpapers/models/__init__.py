@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AugmentationPredictor', 'Autoencoder', 'MaskedAutoencoder', 'OCSlotSSM', 'RelCon', 'SimCLR', 'SlotFM', 'SlotFMOutput',
-           'SlotSSM', 'StreamState', 'Supervised', 'VideoOutput', 'WindowModel', 'build_model', 'rollout']
+           'SlotPipeline', 'SlotSSM', 'SlotStream', 'SmoothSA', 'SmoothSAOutput', 'StreamState', 'Supervised',
+           'VideoOutput', 'WindowModel', 'build_model', 'rollout']
 
 # %% ../../nbs/30_models/index.ipynb #d25b1f3f
 from .slotssm_wiring import StreamState, VideoOutput, rollout
@@ -13,6 +14,7 @@ from .slotssm import OCSlotSSM, SlotSSM
 from .slotfm import SlotFM, SlotFMOutput
 from .slotfm_baselines import (AugmentationPredictor, Autoencoder, MaskedAutoencoder, RelCon, SimCLR, Supervised,
                                                 WindowModel)
+from .smoothsa import SlotPipeline, SlotStream, SmoothSA, SmoothSAOutput
 
 # %% ../../nbs/30_models/index.ipynb #e0a4890a
-_all_ = ["AugmentationPredictor", "Autoencoder", "MaskedAutoencoder", "OCSlotSSM", "RelCon", "SimCLR", "SlotFM", "SlotFMOutput", "SlotSSM", "StreamState", "Supervised", "VideoOutput", "WindowModel", "build_model", "rollout"]
+_all_ = ["AugmentationPredictor", "Autoencoder", "MaskedAutoencoder", "OCSlotSSM", "RelCon", "SimCLR", "SlotFM", "SlotFMOutput", "SlotPipeline", "SlotSSM", "SlotStream", "SmoothSA", "SmoothSAOutput", "StreamState", "Supervised", "VideoOutput", "WindowModel", "build_model", "rollout"]

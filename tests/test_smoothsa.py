@@ -130,7 +130,7 @@ def test_the_future_never_changes_the_past():
     model, features = small().eval(), drawn(2, 5, 16, 12)
     out = model(features=features, generator=noise())
     changed = features.clone()
-    changed[:, 3:] += 1
+    changed[:, 3:] += drawn(2, 2, 16, 12)         # the projector's norm would undo a shift of all channels
     again = model(features=changed, generator=noise())
     for name in ("queries", "slots", "masks", "recon", "decoder_masks"):
         assert torch.allclose(getattr(again, name)[:, :3], getattr(out, name)[:, :3], atol=1e-5), name
@@ -537,20 +537,19 @@ def test_arms_differ_where_the_table_says():
     assert isinstance(build_arm("randsfq", **SMALL, start="boxes").start.cold, type(small(start="boxes").start.cold))
 
 
-def overfit(name, steps=250):
-    "Mean squared error of eight tiny samples before and after, relative to the variance of the features."
-    arm = ARMS[name]
-    video = arm.data != "images"
-    sizes = dict(SMALL, decoder_dim=32) | ({} if "transition" in arm.parts else {"transition_dropout": 0.0})
+def overfit(name, steps=200, lr=5e-3):
+    "Reconstruction error of eight tiny samples, relative to the variance of the features, step by step; the model and its last terms."
+    video = ARMS[name].data == "videos"
+    sizes = dict(SMALL, decoder_dim=32) | ({} if "transition" in ARMS[name].parts else {"transition_dropout": 0.0})
     with forked_rng(0, "overfit"):
         model = build_arm(name, **sizes)
     looks = drawn(8, 3, 12, path="looks")                         # three kinds of patch a sample, each in its own places
     places = torch.randint(0, 3, (8, 16), generator=noise(5))
     still = looks[torch.arange(8)[:, None], places]
-    features = torch.stack([still.roll(t, dims=1) for t in range(3)], dim=1) if video else still
+    features = torch.stack([still, still.roll(1, dims=1)], dim=1) if video else still
     objective = SmoothSAObjective(**objective_settings(name), total_steps=steps)
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    variance, losses = features.var(), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    losses = []
     for step in range(steps):
         with forked_rng(step, "overfit"):
             terms = objective(model, {"features": features, "step": step})
@@ -558,19 +557,17 @@ def overfit(name, steps=250):
         sum(terms.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append((terms["rebuilt"] / variance).item())
-        if name == "smoothsa" and step == steps - 1:
-            out = model(features=features)
-            slots = out.slots[:, 0] if video else out.slots
-            return losses, (preheat_loss(out.preheated, slots) / slots.var()).item()
-    return losses, None
+        losses.append((terms["rebuilt"] / features.var()).item())
+    return losses, model, features
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_overfits_eight_samples(name):
-    losses, missed = overfit(name)
+    losses, model, features = overfit(name)
     early, late = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
-    print(f"{name}: {early:.3f} -> {late:.3f}, missed {missed}")
-    assert late < early / 3, f"{early:.3f} -> {late:.3f}"
-    if missed is not None:
-        assert missed < 0.1, "the preheater misses less than a tenth of the variance of the slots"
+    assert late < early / (2 if ARMS[name].data == "videos" else 5), f"{early:.3f} -> {late:.3f}"
+    if name == "smoothsa":
+        with torch.no_grad(), forked_rng(0, "look"):
+            out = model.eval()(features=features)
+        missed = preheat_loss(out.preheated, out.slots) / out.slots.var()
+        assert missed < 0.1, f"the preheater shall miss less than a tenth of the variance of the slots; it misses {missed:.2f}"

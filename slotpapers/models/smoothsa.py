@@ -129,8 +129,9 @@ class SlotPipeline(nn.Module):
             rounds.append(self.aggregate(tokens, queries[t], first=t == 0, trace=trace))
             slots.append(rounds[t].slots)
         together = (lambda parts: torch.stack(parts, dim=1)) if video else (lambda parts: parts[0])
-        recon, masks = self.decode(seen.features, together(slots), generator)
-        return SmoothSAOutput(seen.features, recon, together(slots), together(queries), together([r.masks for r in rounds]), masks,
+        found = together(slots)
+        recon, masks = self.decode(seen.features, found, generator)
+        return SmoothSAOutput(seen.features, recon, found, together(queries), together([r.masks for r in rounds]), masks,
                               start.preheated, rounds if trace else None)
 
     def stream(self, **options) -> "SlotStream":

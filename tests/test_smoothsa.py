@@ -537,7 +537,7 @@ def test_arms_differ_where_the_table_says():
     assert isinstance(build_arm("randsfq", **SMALL, start="boxes").start.cold, type(small(start="boxes").start.cold))
 
 
-def overfit(name, steps=200, lr=5e-3):
+def overfit(name, steps, lr=5e-3):
     "Reconstruction error of eight tiny samples, relative to the variance of the features, step by step; the model and its last terms."
     video = ARMS[name].data == "videos"
     sizes = dict(SMALL, decoder_dim=32) | ({} if "transition" in ARMS[name].parts else {"transition_dropout": 0.0})
@@ -563,9 +563,11 @@ def overfit(name, steps=200, lr=5e-3):
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_overfits_eight_samples(name):
-    losses, model, features = overfit(name)
+    "Reconstruction error falls to a half on clips, to a third on images; the preheater of SmoothSA learns to guess the slots."
+    video = ARMS[name].data == "videos"
+    losses, model, features = overfit(name, 200 if video or name == "smoothsa" else 140)
     early, late = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
-    assert late < early / (2 if ARMS[name].data == "videos" else 5), f"{early:.3f} -> {late:.3f}"
+    assert late < early / (2 if video else 3), f"{early:.3f} -> {late:.3f}"
     if name == "smoothsa":
         with torch.no_grad(), forked_rng(0, "look"):
             out = model.eval()(features=features)

@@ -1,11 +1,10 @@
-"A user's own recording, of any length: one result from every kind of file, and a message for everything that is wrong with one."
-import gzip
-
+"A user's own recording, of any length: one result from every kind of file, whatever its size; test_bad_inputs.py has what is refused."
 import fixtures_accelerometer as published
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures_bad_inputs import RECORDING, frame, write
 from typer.testing import CliRunner
 
 from slotpapers import cli
@@ -17,7 +16,6 @@ from slotpapers.models import SlotFM
 from slotpapers.recipes.slotfm_embed import embed_file, embed_recording, read_embedded
 
 G = 9.80665
-RECORDING = published.motion(61.0, 100, "walk", 1)                                    # (6100, 3), m/s²
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +29,6 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def model(weights):
     return SlotFM.from_pretrained(str(weights))
-
-
-def frame(x=RECORDING, fs=100, **more):
-    return pd.DataFrame(x, columns=list("xyz")).assign(time=np.arange(len(x)) / fs, **more)
-
-
-def write(folder, table, kind):
-    path = folder / f"walk.{kind}"
-    {"csv": lambda: table.to_csv(path, index=False), "csv.gz": lambda: table.to_csv(path), "parquet": lambda: table.to_parquet(path),
-     "npy": lambda: np.save(path, table[["x", "y", "z"]].to_numpy())}[kind]()
-    return path
-
-
-def all_of(parts):
-    return [np.concatenate([getattr(p, name) for p in parts]) for name in ("start", "slots", "valid")]
 
 
 # --- the result ------------------------------------------------------------------------------------------------------------------------
@@ -128,53 +111,6 @@ def test_a_stopped_run_leaves_no_file_and_keeps_the_old_one(tmp_path, weights):
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------------------------
-
-def bad(name, change, said, **options):
-    return pytest.param(change, said, options, id=name.replace(" ", "-"))
-
-
-REFUSED = [
-    bad("no time order", lambda d: write(d, frame().iloc[[*range(100), 50, *range(100, 6100)]], "csv"), "row 102: time goes back"),
-    bad("a word", lambda d: write(d, frame().astype(object).replace({"y": {RECORDING[70, 1]: "high"}}), "csv"), "row 72, column 'y': 'high' is not a number"),
-    bad("a cell too many", lambda d: (d / "walk.csv").write_text("x,y,z\n1,2,3\n1,2,3,4\n") and d / "walk.csv", "row 3: 4 cells, expected 3"),
-    bad("wrong unit", lambda d: write(d, frame(), "csv"), "looks like 'm/s^2': pass that unit", unit="g"),
-    bad("unknown unit", lambda d: write(d, frame(), "csv"), "unit must be one of 'm/s^2', 'g', 'mg'; got 'ft'", unit="ft"),
-    bad("gravity removed", lambda d: write(d, frame(RECORDING - RECORDING.mean(0)), "csv"), "is gravity removed"),
-    bad("wrong rate", lambda d: write(d, frame(), "csv"), "median step of its time is 0.01 s, and fs=25 Hz", fs=25),
-    bad("milliseconds", lambda d: write(d, frame(fs=0.1), "csv"), "is fs right? Is time in milliseconds"),
-    bad("no axes", lambda d: write(d, frame().rename(columns={"x": "u"}), "csv"), "which columns are the three axes?"),
-    bad("axes that are not there", lambda d: write(d, frame(), "csv"), "no column 'a'; it has 'x', 'y', 'z', 'time'", axes=["a", "b", "c"]),
-    bad("one axis twice", lambda d: write(d, frame(), "csv"), "three different columns", axes=["x", "x", "y"]),
-    bad("no date", lambda d: write(d, frame().assign(time="yesterday"), "csv"), "row 2: 'yesterday' is no time"),
-    bad("time lost", lambda d: write(d, frame().assign(time=lambda f: f.time.where(f.time != 5.0)), "csv"), "row 502: 'nan' is no time"),
-    bad("time unit", lambda d: write(d, frame(), "csv"), "time_unit must be one of", time_unit="min"),
-    bad("empty", lambda d: (d / "walk.csv").write_text("") or d / "walk.csv", "empty"),
-    bad("header only", lambda d: (d / "walk.csv").write_text("x,y,z\n") and d / "walk.csv", "holds no rows"),
-    bad("semicolons", lambda d: (d / "walk.csv").write_text("x;y;z\n1;2;3\n") and d / "walk.csv", "which columns are the three axes"),
-    bad("too short", lambda d: write(d, frame().iloc[:150], "csv"), "no window of 2 s"),
-    bad("spreadsheet", lambda d: (d / "walk.xlsx").write_text("PK") and d / "walk.xlsx", "must end in .csv, .csv.gz, .parquet or .npy"),
-    bad("gzip cut off", lambda d: (d / "walk.csv.gz").write_bytes(gzip.compress(frame().to_csv().encode())[:20_000]) and d / "walk.csv.gz", "cut off"),
-    bad("not Parquet", lambda d: (d / "walk.parquet").write_text("x,y,z") and d / "walk.parquet", "not a Parquet file"),
-    bad("Parquet of text", lambda d: write(d, frame().astype({"y": str}), "parquet"), "column 'y' must hold numbers"),
-    bad("not NPY", lambda d: (d / "walk.npy").write_text("x,y,z") and d / "walk.npy", "not an array of numbers"),
-    bad("pickled array", lambda d: np.save(d / "walk.npy", np.array([{}], object)) or d / "walk.npy", "not an array of numbers"),
-    bad("six columns", lambda d: np.save(d / "walk.npy", np.zeros((9, 6))) or d / "walk.npy", "shape (T, 3) or (3, T); it holds float64 (9, 6)"),
-    bad("NPY with names", lambda d: write(d, frame(), "npy"), "no columns to be named", axes=["x", "y", "z"]),
-    bad("no weights", lambda d: write(d, frame(), "npy"), "embed needs weights: --weights DIR", weights=None),
-    bad("no weights in the folder", lambda d: write(d, frame(), "npy"), "no config.json in it", weights="."),
-    bad("no rate", lambda d: write(d, frame(), "npy"), "fs must be a positive number", fs=0),
-]
-
-
-@pytest.mark.parametrize("make, said, options", REFUSED)
-def test_refused_with_file_row_and_cure(make, said, options, tmp_path, weights, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = make(tmp_path)
-    with pytest.raises(ValueError) as caught:
-        embed_file(path, tmp_path / "out.parquet", **{"fs": 100, "unit": "m/s^2", "weights": weights} | options)
-    assert said in str(caught.value), str(caught.value)
-    assert not (tmp_path / "out.parquet").exists()
-
 
 def test_a_missing_file(tmp_path, weights):
     with pytest.raises(FileNotFoundError, match="nowhere.csv: no such file"):

@@ -22,7 +22,6 @@ from slotpapers.data.readers_phones import wisdm_stretches
 from slotpapers.data.readers_tables import cells_per_row, line_blocks, read_table
 from slotpapers.data.registry import DATASETS
 
-DAMAGED = published.damaged_files()
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------------------
@@ -60,20 +59,6 @@ def test_a_row_is_named_in_every_block(tmp_path, block, monkeypatch):
 
 
 # --- damage ------------------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("what", DAMAGED, ids=lambda w: w.replace(" ", "-"))
-def test_damage_is_named_with_file_and_cure(what, tmp_path):
-    name, damage, fragments = DAMAGED[what]
-    damage(published.copy_of(name, tmp_path))
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        read_set(LAYOUTS[name], tmp_path, seconds=2)
-    for text in fragments:
-        assert text in str(caught.value), str(caught.value)
-
-
-def test_damage_covers_every_set():
-    assert {name for name, _, _ in DAMAGED.values()} == set(LAYOUTS) and len(DAMAGED) >= 40
-
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_missing_set_says_where_it_was_looked_for(name, tmp_path):

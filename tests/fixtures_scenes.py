@@ -120,3 +120,51 @@ def clevrtex(root, change=lambda members: None) -> Path:
                     f"{stem}_depth_0001.png": png(ids), f"{stem}.json": json.dumps({"num_objects": 2, "ground_material": "sand", "objects": things}).encode()}
     change(members)
     return store(root, "clevrtex", {"clevrtex_full.tar.gz": members})
+
+
+def compressed(counts: list[int]) -> str:
+    "The compressed form, written independently of the reader: five bits a character, differences from the fourth number on."
+    text = []
+    for n, count in enumerate(counts):
+        value = count - (counts[n - 2] if n > 2 else 0)
+        while True:
+            group, value = value & 31, value >> 5
+            more = value != (-1 if group & 16 else 0)
+            text.append(chr(48 + (group | (32 if more else 0))))
+            if not more:
+                break
+    return "".join(text)
+
+
+def ytvis(root, name: str = "ytvis_hq", listing: str = "ytvis_hq-train.json", change=lambda found: None) -> Path:
+    "One video of three frames: two tracks that overlap, one unseen at first, one at last (null), and a crowd. HQ has compressed runs, 2019 and 2022 plain ones."
+    where = [(np.s_[2:8, 2:8], (0, 1)), (np.s_[2:8, 6:14], (1, 2)), (np.s_[12:14, 10:12], (0, 1, 2))]
+
+    def runs(part):
+        mask = np.zeros((16, 20), int)
+        mask[part] = 1
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]])))
+        counts = np.diff([0, *edges, mask.size]).tolist()
+        return {"size": [16, 20], "counts": compressed(counts) if name == "ytvis_hq" else counts}
+
+    found = {"info": {}, "licenses": [], "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "giant_panda"}],
+             "videos": [{"id": 1, "width": 20, "height": 16, "length": 3, "file_names": [f"0043f083b5/{k:05d}.jpg" for k in (0, 5, 10)]}],    # every fifth frame
+             "annotations": [{"id": n + 1, "video_id": 1, "category_id": min(n + 1, 2), "iscrowd": int(n == 2), "width": 20, "height": 16, "length": 3,
+                              "segmentations": [runs(part) if k in steps else None for k in range(3)]} for n, (part, steps) in enumerate(where)]}
+    change(found)
+    folder = "valid" if listing.startswith("valid") else "train"
+    frames = {f"{folder}/JPEGImages/0043f083b5/{k:05d}.jpg": jpeg(np.full((16, 20, 3), 20 * k, np.uint8)) for k in (0, 5, 10)}
+    return store(root, name, {"train.zip": {listing: json.dumps(found).encode(), **frames}})
+
+
+def clevrer(root, video: bytes, number: int = 0, split: str = "train", change=lambda found: None, n_steps: int = 3) -> Path:
+    "A video and its annotation, a thousand to a folder as published. Objects may be outside the view."
+    folder = f"{number // 1000 * 1000:05d}-{number // 1000 * 1000 + 1000:05d}"
+    found = {"scene_index": number, "video_filename": f"video_{number:05d}.mp4",
+             "object_property": [{"object_id": k, "color": c, "material": "metal", "shape": s} for k, c, s in ((0, "red", "cube"), (2, "blue", "sphere"))],
+             "motion_trajectory": [{"frame_id": t, "objects": [{"object_id": k, "location": [t, k, 0.2], "orientation": [0, 0, 1], "velocity": [1, 0, 0],
+                                    "angular_velocity": [0, 0, 0], "inside_camera_view": t > 0} for k in (0, 2)]} for t in range(n_steps)],
+             "collision": [{"object_ids": [0, 2], "frame_id": 1, "location": [0, 0, 0]}]}
+    change(found)
+    return store(root, "clevrer", {"all.zip": {f"video_{split}/video_{folder}/video_{number:05d}.mp4": video,
+                                                f"annotation_{split}/annotation_{folder}/annotation_{number:05d}.json": json.dumps(found).encode()}})

@@ -15,25 +15,11 @@ from slotpapers.data.scene_files import LARGEST, open_picture
 
 # --- masks in COCO's format ---
 
-def compressed(counts: list[int]) -> str:
-    "The compressed form, written independently of the reader: five bits a character, differences from the fourth number on."
-    text = []
-    for n, count in enumerate(counts):
-        value = count - (counts[n - 2] if n > 2 else 0)
-        while True:
-            group, value = value & 31, value >> 5
-            more = value != (-1 if group & 16 else 0)
-            text.append(chr(48 + (group | (32 if more else 0))))
-            if not more:
-                break
-    return "".join(text)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_compressed_runs_come_back(seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, [10, 100, 5000, 70000][seed % 4], size=rng.integers(1, 60)).tolist()
-    assert run_lengths(compressed(counts)) == counts == run_lengths(compressed(counts).encode())
+    assert run_lengths(published.compressed(counts)) == counts == run_lengths(published.compressed(counts).encode())
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")     # of the tool, under NumPy 2

@@ -26,6 +26,7 @@ PROMISED = {  # module: {name: parameters that must exist, in this order, before
     "slotpapers.core.records": {"Windows": ["x", "y", "classes", "subject", "start", "source", "valid"], "SlotOutput": ["slots", "masks", "trace"],
                                 "Scene": ["frames", "segments", "n_objects", "classes", "attributes", "tracks", "depth"]},
     "slotpapers.data.images": {"load_images": ["name", "root", "split"]},
+    "slotpapers.data.video": {"load_videos": ["name", "root", "split"]},
     "slotpapers.data.scenes": {"scene_images": ["n", "seed", "difficulty", "size"], "scene_videos": ["n", "seed", "difficulty", "size", "n_steps", "fps"]},
     "slotpapers.runs": {"main": [], "execute": ["run", "parameters", "out"]},
 }
@@ -52,7 +53,7 @@ DEFAULTS = {
 }
 ROOMS = {
     "core": ["STANDARD_GRAVITY", "Scene", "SlotOutput", "Windows", "check_finite", "check_gravity", "check_option", "check_shape", "forked_rng", "load_arrays", "numpy_stream", "read_json", "save_arrays", "to_metres_per_second_squared", "torch_stream", "write_json", "write_results", "write_text"],
-    "data": ["Augmented", "ClipBatches", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies", "blinking_balls", "blinking_batch", "bouncing_balls", "bouncing_batch", "changed_windows", "coordinate_batch", "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_images", "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared", "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"],
+    "data": ["Augmented", "ClipBatches", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies", "blinking_balls", "blinking_batch", "bouncing_balls", "bouncing_batch", "changed_windows", "coordinate_batch", "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_images", "load_prepared", "load_videos", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared", "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"],
     "blocks": ["BAND_SWEEP", "Bands", "BoxSlots", "BroadcastDecoder", "ConvTokens", "EncoderTransition", "FixedSlots", "GaussianSlots", "IdentityTransition", "InvertedAttention", "MambaBlock", "MambaState", "MaskedDecoder", "MixtureDecoder", "PatchTokens", "PreheatedStart", "Preheater", "Projector", "RandSFQ", "SlotAttention", "SlotEncoder", "SlotMixer", "SlotTransformerDecoder", "cached_features", "dinov2", "make_encoder", "selective_scan"],
     "models": ["AugmentationPredictor", "Autoencoder", "MaskedAutoencoder", "OCSlotSSM", "RelCon", "SimCLR", "SlotFM", "SlotFMOutput", "SlotPipeline", "SlotSSM", "SlotStream", "SmoothSA", "SmoothSAOutput", "StreamState", "Supervised", "VideoOutput", "WindowModel", "build_model", "rollout"],
     "objectives": ["LastColours", "NextFrame", "Reconstruction", "SmoothSAObjective", "agree", "band_weights", "classify", "mean_terms", "ms_stft_loss", "mse_loss", "nt_xent", "preheat_loss", "rank", "rebuild_from_copies", "rebuild_windows", "recognise_changes", "regress", "relative_contrastive", "slot_contrast", "slotfm_loss", "smoothsa_loss", "ssim_loss"],

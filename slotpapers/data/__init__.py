@@ -6,9 +6,9 @@
 __all__ = ['Augmented', 'ClipBatches', 'DATASETS', 'PreparedScenes', 'SceneBatches', 'WeightedParticipants', 'altered_copies',
            'blinking_balls', 'blinking_batch', 'bouncing_balls', 'bouncing_batch', 'changed_windows',
            'coordinate_batch', 'coordinate_streams', 'evaluation_batches', 'evaluation_view', 'find', 'fixed_batches',
-           'load_dataset', 'load_images', 'load_prepared', 'masked_windows', 'participant_folds', 'prepare',
-           'ranked_candidates', 'save_prepared', 'save_scenes', 'scene_images', 'scene_videos', 'simulated_windows',
-           'training_view', 'two_views', 'windows']
+           'load_dataset', 'load_images', 'load_prepared', 'load_videos', 'masked_windows', 'participant_folds',
+           'prepare', 'ranked_candidates', 'save_prepared', 'save_scenes', 'scene_images', 'scene_videos',
+           'simulated_windows', 'training_view', 'two_views', 'windows']
 
 # %% ../../nbs/10_data/index.ipynb #5ff85aaf
 from .accelerometer import load_dataset, prepare, windows
@@ -25,10 +25,11 @@ from .scene_sets import PreparedScenes, SceneBatches, evaluation_batches, save_s
 from .scene_transforms import evaluation_view, training_view
 from .scenes import scene_images, scene_videos
 from .simulated import simulated_windows
+from .video import load_videos
 
 # %% ../../nbs/10_data/index.ipynb #a883a490
 _all_ = ["Augmented", "ClipBatches", "DATASETS", "PreparedScenes", "SceneBatches", "WeightedParticipants", "altered_copies",
     "blinking_balls", "blinking_batch", "bouncing_balls", "bouncing_batch", "changed_windows", "coordinate_batch",
     "coordinate_streams", "evaluation_batches", "evaluation_view", "find", "fixed_batches", "load_dataset", "load_images",
-    "load_prepared", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared",
+    "load_prepared", "load_videos", "masked_windows", "participant_folds", "prepare", "ranked_candidates", "save_prepared",
     "save_scenes", "scene_images", "scene_videos", "simulated_windows", "training_view", "two_views", "windows"]

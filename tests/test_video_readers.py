@@ -1,0 +1,144 @@
+"Readers of videos: real CLEVRER samples where they lie, fixtures in the published layouts, and what is said when something is wrong."
+import io
+import json
+import sys
+
+import fixtures_scenes as published
+import numpy as np
+import pytest
+
+from slotpapers.data.archives import ArchiveError
+from slotpapers.data.video import decode_video, load_videos
+
+
+# --- YouTube-VIS ---
+
+@pytest.mark.parametrize("name, split, listing", [("ytvis_hq", None, "ytvis_hq-train.json"), ("ytvis_hq", "val", "ytvis_hq-val.json"), ("ytvis_hq", "test", "ytvis_hq-test.json"),
+                                                  ("ytvis2019", None, "train.json"), ("ytvis2022", None, "train/instances.json"), ("ytvis2022", "valid", "valid/instances.json")])
+def test_ytvis_in_its_layouts(tmp_path, name, split, listing):
+    published.ytvis(tmp_path, name, listing)
+    scenes = load_videos(name, tmp_path, split=split)
+    clip = scenes[0]
+    assert len(scenes) == 1 and clip.frames.shape == (3, 16, 20, 3) and clip.name == name and clip.source == "0043f083b5" and clip.fps == 6
+    assert [int(frame.mean().round()) for frame in clip.frames] == [0, 100, 200]                     # frames in their order
+    assert clip.classes == ["person", "giant_panda"] and clip.attributes == {"track_id": [1, 2], "category_id": [1, 2]}
+    assert clip.visible.tolist() == [[36, 0], [24, 48], [0, 48]] and (clip.segments[:, 12:14, 10:12] == -1).all()
+
+
+@pytest.mark.parametrize("overlap, seen", [("later", [24, 48]), ("smaller", [36, 36]), ("ignored", [24, 36])])
+def test_who_owns_a_pixel_of_two_tracks(tmp_path, overlap, seen):
+    published.ytvis(tmp_path)
+    assert load_videos("ytvis_hq", tmp_path, overlap=overlap)[0].visible[1].tolist() == seen
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda f: f["annotations"][0]["segmentations"].pop(), "track 1 has 2 masks for 3 frames"),
+    (lambda f: f["annotations"][0]["segmentations"].__setitem__(1, {"size": [20, 16], "counts": "1"}), "video 1, track 1, frame 1: its size must be"),
+    (lambda f: f["annotations"][0]["segmentations"].__setitem__(1, 7), "track 1, frame 1"),
+    (lambda f: f["annotations"][1].update(video_id=9), "annotation 1 is of video 9"),
+    (lambda f: f["annotations"][1].update(category_id=77), "a track of category 77"),
+    (lambda f: f["annotations"][1].pop("category_id"), "annotation 1 has no category_id"),
+    (lambda f: f["videos"][0].update(height=18), "they were resized"),
+    (lambda f: f["videos"][0].pop("width"), "video 0 has no width"),
+    (lambda f: f["videos"][0]["file_names"].__setitem__(0, "../../../etc/passwd"), "no file 'JPEGImages/../../../etc/passwd', which"),
+    (lambda f: f.pop("videos"), "has no videos"),
+])
+def test_broken_ytvis_is_named(tmp_path, change, said):
+    published.ytvis(tmp_path, change=change)
+    with pytest.raises((ArchiveError, FileNotFoundError)) as error:
+        load_videos("ytvis_hq", tmp_path)[0]
+    assert said in str(error.value), error.value
+
+
+@pytest.mark.parametrize("name, options, said", [("ytvis2019", {"split": "valid"}, "split must be one of 'train'"), ("ytvis_hq", {"overlap": "mean"}, "overlap must be"),
+                                                 ("clevrer", {"split": "test"}, "split must be one of"), ("voc2012", {}, "name must be one of")])
+def test_options_of_videos(tmp_path, name, options, said):
+    with pytest.raises(ValueError, match=said):
+        load_videos(name, tmp_path, **options)
+
+
+def test_an_absent_listing_is_named(tmp_path):
+    published.ytvis(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none of ytvis_hq-val.json"):
+        load_videos("ytvis_hq", tmp_path, split="val")
+
+
+# --- CLEVRER ---
+
+def mp4(n_steps: int = 3, height: int = 32, width: int = 48) -> bytes:
+    "A short video of flat frames, each lighter than the one before."
+    av = pytest.importorskip("av")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as box:
+        stream = box.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(n_steps):
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 40 * k + 20, np.uint8), format="rgb24")
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_clevrer_in_its_layout(tmp_path):
+    published.clevrer(tmp_path, mp4(), 12007, "validation")
+    clip = load_videos("clevrer", tmp_path, split="validation")[0]
+    assert clip.frames.shape == (3, 32, 48, 3) and clip.fps == 25 and np.abs(clip.frames.mean((1, 2, 3)) - [20, 60, 100]).max() < 6
+    assert (clip.segments == -1).all() and clip.n_objects == 2 and clip.classes == ["cube", "sphere"] and clip.simulated and clip.licence == "CC0"
+    assert clip.attributes["object_id"] == [0, 2] and clip.attributes["color"] == ["red", "blue"] and clip.source == "video_12007.mp4"
+    assert clip.tracks["location"][2, 1].tolist() == [2, 2, np.float32(0.2)] and clip.tracks["inside_camera_view"][:, 0].tolist() == [False, True, True]
+    assert clip.tracks["collides"].tolist() == [[False, False], [True, True], [False, False]]
+    with pytest.raises(FileNotFoundError, match="no video of split 'train'"):
+        load_videos("clevrer", tmp_path)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda f: f["motion_trajectory"].pop(), "has 3 frames, its annotation 2"),
+    (lambda f: f["motion_trajectory"][1]["objects"].pop(), "entry 1 is of frame 1 and objects [0]"),
+    (lambda f: f["motion_trajectory"][1].update(frame_id=2), "entry 1 is of frame 2"),
+    (lambda f: f["motion_trajectory"][1]["objects"][0].pop("velocity"), "frame 1, object 0 has no velocity"),
+    (lambda f: f["collision"][0].update(frame_id=99), "in frame 99"), (lambda f: f["collision"][0].update(object_ids=[0, 5]), "a collision of [0, 5]"),
+    (lambda f: f["object_property"][0].pop("color"), "object 0 has no color"), (lambda f: f.pop("collision"), "has no collision"),
+])
+def test_broken_clevrer_is_named(tmp_path, change, said):
+    published.clevrer(tmp_path, mp4(), change=change)
+    with pytest.raises(ArchiveError) as error:
+        load_videos("clevrer", tmp_path)[0]
+    assert said in str(error.value) and "00000" in str(error.value), error.value
+
+
+def test_a_broken_video_is_named_and_a_long_one_refused(tmp_path, monkeypatch):
+    with pytest.raises(ArchiveError, match="a.mp4 is no readable video"):
+        decode_video(mp4()[:200], "a.mp4")
+    monkeypatch.setattr("slotpapers.data.video.LONGEST", 10_000)
+    with pytest.raises(ArchiveError, match="decodes to more than 10,000 bytes"):
+        decode_video(mp4(), "a.mp4")
+    monkeypatch.setattr("slotpapers.data.video.LARGEST", 1000)
+    with pytest.raises(ArchiveError, match="declares frames of 48 x 32"):
+        decode_video(mp4(), "a.mp4")
+
+
+def test_without_the_extra_the_message_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"slotpapers\[video\]"):
+        decode_video(b"", "a.mp4")
+
+
+def test_an_absent_annotation_is_named(tmp_path):
+    home = published.clevrer(tmp_path, mp4())
+    next(home.rglob("annotation_00000.json")).unlink()
+    with pytest.raises(FileNotFoundError, match="no file 'annotation_00000.json': download annotation_train.zip"):
+        load_videos("clevrer", tmp_path)[0]
+
+
+# what the samples' README says: two videos a split, 480 x 320, 128 frames, 25 fps, 4 to 6 objects
+@pytest.mark.parametrize("split, numbers", [("train", [0, 1000]), ("validation", [10000, 11000])])
+def test_real_clevrer(data_root, split, numbers):
+    pytest.importorskip("av")
+    scenes = load_videos("clevrer", data_root, split=split)
+    assert [int(number) for number in scenes.records] == numbers
+    clip = scenes[0]
+    assert clip.frames.shape == (128, 320, 480, 3) and clip.fps == 25 and 4 <= clip.n_objects <= 6
+    listed = json.loads(next((data_root / "clevrer").rglob(f"annotation_{numbers[0]:05d}.json")).read_text())
+    assert clip.classes == [thing["shape"] for thing in listed["object_property"]]
+    assert int(clip.tracks["collides"].any(axis=1).sum()) == len({hit["frame_id"] for hit in listed["collision"]})
+    assert clip.tracks["location"].shape == (128, clip.n_objects, 3) and clip.frames.std() > 10

@@ -19,6 +19,7 @@ from ..objectives.slotfm import BandWeights, band_weights, slotfm_loss
 MODEL_CHANGES = {   # arm: keyword arguments of SlotFM that differ
     "slotfm": {},
     "no_bands": {"edges": ()},
+    "no_bands_demean": {"edges": ()},
     "no_regularisers": {},
     "no_slot_attention": {"aggregation": "mean"},
     "no_position": {"position": False},
@@ -33,7 +34,7 @@ def arm_model(
     "SlotFM with this arm's change, untrained. Raises ValueError listing the arms for an unknown one."
     check_option("arm", arm, MODEL_CHANGES)
     changes = dict(MODEL_CHANGES[arm])
-    if arm == "no_bands":
+    if changes.get("edges") == ():
         changes["n_blocks"] = 3 * settings["n_blocks"]
     return SlotFM(**settings | changes)
 
@@ -43,7 +44,7 @@ def arm_objective(
 ) -> Callable[[SlotFM, Mapping], dict[str, Tensor]]:  # (model, batch) -> named, weighted terms
     "The loss of this arm: Table 5's weights, or mean squared error alone without the regularisers."
     edges = arm_model_edges(arm)
-    return partial(rebuild, weights=band_weights(edges, regularisers=arm != "no_regularisers"))
+    return partial(rebuild, weights=band_weights(edges, regularisers=arm != "no_regularisers"), stft_demean=arm == "no_bands_demean")
 
 
 def arm_model_edges(arm: str) -> tuple[float, ...]:
@@ -52,6 +53,6 @@ def arm_model_edges(arm: str) -> tuple[float, ...]:
     return tuple(MODEL_CHANGES[arm].get("edges", (1.0, 4.0)))
 
 
-def rebuild(model: SlotFM, batch: Mapping, weights: tuple[BandWeights, ...]) -> dict[str, Tensor]:
+def rebuild(model: SlotFM, batch: Mapping, weights: tuple[BandWeights, ...], stft_demean: bool = False) -> dict[str, Tensor]:
     "The terms of SlotFM's reconstruction loss for a batch of windows `x`."
-    return slotfm_loss(model(batch["x"]), weights)
+    return slotfm_loss(model(batch["x"]), weights, stft_demean=stft_demean)

@@ -13,6 +13,7 @@ from slotpapers.evaluation.probes import (GRID, Configuration, HARHead, Protocol
                                           check_folds, count_parameters, epoch_batches, fit_head, fit_probe, matched_hidden, mlp,
                                           precompute, select, standardised, targets_of)
 from slotpapers.evaluation.statistics_forest import fit_forest, statistics_features, statistics_names
+from slotpapers.training.loop import LoopConfig, train
 
 
 # ---------------------------------------------------------------------------------------------------------------- scores
@@ -267,6 +268,31 @@ def test_patience_stops_and_the_best_epoch_is_kept(made):
     with torch.no_grad():
         predicted = fitted.head(slots[held]).argmax(-1).numpy()
     assert np.isclose(macro_f1(predicted, noise[held], 3), fitted.validation)
+
+
+@pytest.mark.parametrize("n_classes", [3, None])
+def test_the_plain_loop_makes_the_numbers_of_the_general_one(made, n_classes):
+    slots, y, number, folds = made
+    task, (known, held, test), configuration = Task(y if n_classes else number, n_classes), folds[0], Configuration(1e-2, 3)
+    fitted = fit_head(slots, task, folds[0], configuration, replace(QUICK, epochs=40, patience=4), 5)
+    targets, loss, predict = targets_of(task, known)
+    with forked_rng(5, "head", 3):
+        head = build_head(slots, n_classes or 1, 3, QUICK)
+    per_epoch, rows = epoch_batches(len(known), QUICK.batch_size, 5)
+    config = LoopConfig(steps=40 * per_epoch, lr=1e-2, clip_norm=None, validate_every=per_epoch, seed=5, patience=4, progress=False,
+                        accelerator="cpu", monitor="-macro_f1" if n_classes else "rmse")
+    trained = train(head, lambda model, batch: {"loss": loss(model(batch["x"]), batch["y"])},
+                    lambda step: {"x": slots[known[rows(step)]], "y": targets[known[rows(step)]]}, config,
+                    validation=lambda model: {task.metric: task.score(predict(model(slots[held])), held)})
+    assert fitted.epochs == trained.stopped_at / per_epoch < 40 and np.isclose(fitted.validation, trained.best_score, rtol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(fitted.head(slots[test]), head(slots[test]), atol=1e-6)
+
+
+def test_a_head_that_diverges_is_stopped(made):
+    slots, _, number, folds = made
+    with pytest.raises(ValueError, match="loss must be finite; got .* epoch 0, seed 0"):
+        fit_head(slots * 1e30, Task(number, None), folds[0], Configuration(1e-2, 2), QUICK, 0)
 
 
 def test_rare_classes_are_weighted():

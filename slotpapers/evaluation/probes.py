@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'Fold', 'precompute', 'SlotMixer', 'mlp', 'SlotHead', 'count_parameters', 'matched_hidden', 'VectorHead',
            'HARHead', 'Configuration', 'Protocol', 'check_folds', 'Task', 'build_head', 'epoch_batches', 'targets_of',
-           'outputs', 'Fitted', 'standardised', 'fit_head', 'ProbeResult', 'select', 'fit_probe']
+           'outputs', 'Fitted', 'standardised', 'train_head', 'fit_head', 'ProbeResult', 'select', 'fit_probe']
 
 # %% ../../nbs/60_evaluation/probes.ipynb #66834e42
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..core.seeds import forked_rng, numpy_stream
 from ..core.shapes import check_option
 from .classification import class_weights, macro_f1, rmse
-from ..training.loop import LoopConfig, train
+from ..training.schedules import make_optimizer
 
 # %% ../../nbs/60_evaluation/probes.ipynb #be5a534e
 def precompute(
@@ -92,6 +92,7 @@ class SlotHead(nn.Module):
     ):
         super().__init__()
         check_option("depth", depth, (2, 3))
+        self.slot_dim = slot_dim
         self.mixer = SlotMixer(slot_dim, attention, n_heads)
         self.mlp = mlp(n_slots * slot_dim, hidden, n_out, depth)
 
@@ -177,7 +178,7 @@ class Protocol:
     attention: bool = True         # self-attention over slots
     standardise: bool = False      # features by mean and spread of the training split
     labels: str = "all"            # of macro_f1
-    accelerator: str = "auto"      # of the training loop
+    accelerator: str = "auto"      # "cpu", or "auto": a GPU where there is one
 
     def __post_init__(self):
         check_option("head", self.head, ("mlp", "har"))
@@ -306,6 +307,43 @@ def standardised(features: Float[Tensor, "n ..."], train_rows: np.ndarray) -> Fl
     return (features - known.mean(0)) / known.std(0).clamp_min(1e-6)
 
 # %% ../../nbs/60_evaluation/probes.ipynb #f1914adc
+def train_head(
+    head: nn.Module,
+    features: Float[Tensor, "n ..."],
+    y: Tensor,                               # (n,) of targets_of
+    loss: Callable,                          # (output, targets) -> scalar
+    score: Callable,                         # head -> validation score
+    task: Task,                              # says which of two scores is better
+    rows: Callable[[int], np.ndarray],       # step -> rows of its batch
+    *,
+    per_epoch: int,                          # steps
+    lr: float,
+    protocol: Protocol,
+    seed: int,                               # of dropout
+) -> tuple[float, int]:                      # best validation score, epochs made
+    "Trains with Adam until validation has not improved for `patience` epochs, and puts the best weights back."
+    device, optimizer = next(head.parameters()).device, make_optimizer(head, lr=lr)
+    best, kept, waited = None, {}, 0
+    with forked_rng(seed, "head steps"):
+        for epoch in range(protocol.epochs):
+            head.train()
+            for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+                picked = rows(step)
+                optimizer.zero_grad()
+                value = loss(head(features[picked].to(device)), y[picked].to(device))
+                value.backward()
+                optimizer.step()
+            if not torch.isfinite(value):
+                raise ValueError(f"the head's loss must be finite; got {value.item()} in epoch {epoch}, seed {seed}: are the features, and is lr = {lr:g} too large?")
+            found, waited = score(head.eval()), waited + 1
+            if best is None or task.better([best, found]):
+                best, kept, waited = found, {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}, 0
+            if waited >= protocol.patience:
+                break
+    head.load_state_dict(kept)
+    return best, epoch + 1
+
+# %% ../../nbs/60_evaluation/probes.ipynb #b27732eb
 def fit_head(
     features: Float[Tensor, "n ..."],
     task: Task,
@@ -313,22 +351,20 @@ def fit_head(
     configuration: Configuration,
     protocol: Protocol,
     seed: int,
+    build: Callable = build_head,          # (features, n_out, depth, protocol) -> head
 ) -> Fitted:
     "Trains one head with Adam, stops early on the validation score, and scores the best epoch's weights."
     known, held, test = fold
     features = standardised(features, known) if protocol.standardise else features
     y, loss, predict = targets_of(task, known)
     with forked_rng(seed, "head", configuration.depth):
-        head = build_head(features, task.n_classes or 1, configuration.depth, protocol)
-    per_epoch, rows = epoch_batches(len(known), protocol.batch_size, seed)
-    config = LoopConfig(steps=protocol.epochs * per_epoch, lr=configuration.lr, clip_norm=None, validate_every=per_epoch, seed=seed,
-                        patience=protocol.patience, progress=False, accelerator=protocol.accelerator,
-                        monitor=task.metric if task.n_classes is None else f"-{task.metric}")
-    trained = train(head, lambda model, batch: {"loss": loss(model(batch["features"]), batch["y"])},
-                    lambda step: {"features": features[known[rows(step)]], "y": y[known[rows(step)]]}, config,
-                    validation=lambda model: {task.metric: task.score(predict(outputs(model, features[held])), held)})
+        head = build(features, task.n_classes or 1, configuration.depth, protocol)
+    head.to("cuda" if protocol.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    per_epoch, places = epoch_batches(len(known), protocol.batch_size, seed)
+    best, epochs = train_head(head, features, y, loss, lambda head: task.score(predict(outputs(head, features[held])), held), task,
+                              lambda step: known[places(step)], per_epoch=per_epoch, lr=configuration.lr, protocol=protocol, seed=seed)
     predictions = predict(outputs(head, features[test]))
-    return Fitted(trained.best_score, task.score(predictions, test), trained.stopped_at / per_epoch, predictions, head)
+    return Fitted(best, task.score(predictions, test), float(epochs), predictions, head.cpu())
 
 # %% ../../nbs/60_evaluation/probes.ipynb #2e73f783
 @dataclass(frozen=True)
@@ -341,6 +377,7 @@ class ProbeResult:
     test_best: dict                      # the configuration that the test folds would have chosen, with its "test" by fold
     table: list[dict]                    # each configuration with "validation", "test", "epochs" by fold
     predictions: list[np.ndarray]        # of the chosen one by fold, in the order of the test rows
+    heads: list[nn.Module] = field(default_factory=list, repr=False)   # of the chosen one by fold; none for a forest
 
     @property
     def score(self) -> float:
@@ -357,13 +394,14 @@ def select(
     task: Task,
     table: list[dict],                       # each configuration with "validation" and "test" by fold
     predictions: list[list[np.ndarray]],     # by configuration and fold
+    heads: list[list[nn.Module]] | None = None,   # the same; None: there are none
 ) -> ProbeResult:
     "The result for the configuration with the best mean validation score; the first among equals."
     best = task.better([np.mean(row["validation"]) for row in table])
     by_test = task.better([np.mean(row["test"]) for row in table])
     named = [{k: v for k, v in row.items() if k not in ("validation", "test", "epochs")} for row in table]
     return ProbeResult(task.metric, named[best], table[best]["test"], table[best]["validation"],
-                       {**named[by_test], "test": table[by_test]["test"]}, table, predictions[best])
+                       {**named[by_test], "test": table[by_test]["test"]}, table, predictions[best], heads[best] if heads else [])
 
 # %% ../../nbs/60_evaluation/probes.ipynb #7709fdb5
 def fit_probe(
@@ -376,6 +414,7 @@ def fit_probe(
     protocol: Protocol = Protocol(),
     seed: int = 0,                               # of the first weights and the order of batches
     subject: np.ndarray | None = None,           # (n,) participants, to check the folds by
+    build: Callable = build_head,                # (features, n_out, depth, protocol) -> head: another head than the protocol's
 ) -> ProbeResult:
     "Trains every configuration on every fold and reports the one with the best mean validation score."
     if len(y) != len(features) or not torch.isfinite(features).all():
@@ -383,7 +422,7 @@ def fit_probe(
                          f"{int((~torch.isfinite(features)).sum())} values not finite")
     check_folds(folds, len(y), subject)
     task = Task(y, n_classes, protocol.labels)
-    fits = [[fit_head(features, task, fold, configuration, protocol, seed) for fold in folds] for configuration in grid]
+    fits = [[fit_head(features, task, fold, configuration, protocol, seed, build) for fold in folds] for configuration in grid]
     table = [{"lr": c.lr, "depth": c.depth, "validation": [f.validation for f in row], "test": [f.test for f in row],
               "epochs": [f.epochs for f in row]} for c, row in zip(grid, fits, strict=True)]
-    return select(task, table, [[f.predictions for f in row] for row in fits])
+    return select(task, table, [[f.predictions for f in row] for row in fits], [[f.head for f in row] for row in fits])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARM_NAMES', 'BAND_NAMES', 'data_title', 'score_frame', 'Results', 'paper_rows', 'probe_table', 'fig_probe',
-           'curve_frame', 'fig_curves', 'fig_masks', 'fig_rebuilt', 'about', 'write_report', 'probe_alt']
+           'fig_sweeps', 'curve_frame', 'fig_curves', 'fig_masks', 'fig_rebuilt', 'about', 'write_report', 'probe_alt']
 
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #6166805a
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..core.results import load_arrays, read_json, whole_folder
 from ..evaluation.paper_tables import load_tables
-from ..figures.curves import fig_training_curves
+from ..figures.curves import fig_sweep, fig_training_curves
 from ..figures.slotfm import fig_slotfm_masks, fig_slotfm_reconstruction, fig_slotfm_scores
 from ..figures.tables import Table, save_table, score_table
 from ..figures.theme import save_figure
@@ -94,6 +94,17 @@ def fig_probe(results: Results) -> Figure:
     "Macro-F1 of every arm with its seeds."
     scores, classes = score_frame(results.metrics["slotfm-probe"]["scores"]), results.arrays["slotfm-probe"]["classes"]
     return fig_slotfm_scores(scores, chance=1 / len(classes), names=ARM_NAMES, title=f"Frozen probes: {results.title('slotfm-probe')}")
+
+# %% ../../nbs/80_recipes/slotfm_report.ipynb #147f6be8
+def fig_sweeps(
+    scores: Sequence[Mapping],     # of slotfm-sweeps
+    kind: str,                     # "bands" or "slots"
+    title: str = "",
+) -> Figure:
+    "Score against the number of bands or slots: each task dotted, their mean in black; macro-F1 and RMSE apart."
+    frame = score_frame([row for row in scores if row["arm"].startswith(f"{kind}_") and row["metric"] in ("macro_f1", "rmse")])
+    frame = frame.assign(setting=frame.arm.str.removeprefix(f"{kind}_").astype(int)).drop(columns="arm")
+    return fig_sweep(frame, setting=f"number of {kind}", names=ARM_NAMES | {"rmse": "RMSE of the count"}, title=title)
 
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #8f691c9c
 def curve_frame(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:

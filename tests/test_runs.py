@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -12,10 +13,14 @@ import pytest
 
 from slotpapers.data.prepared import save_prepared
 from slotpapers.data.simulated import simulated_windows
+from slotpapers.evaluation.probes import GRID
+from slotpapers.recipes import slotfm_sweeps
+from slotpapers.recipes.configuration import make_config
 from slotpapers.runs import PROFILES, RUNS, execute, pack, parameters_of, parse_setting, recipe_of, scratch_folder
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
+FIELDS = {run: {f.name for f in fields(recipe_of(run).Config)} for run in RUNS}
 
 
 def bare(root, tmp_path, *words: str) -> subprocess.CompletedProcess:
@@ -26,9 +31,10 @@ def bare(root, tmp_path, *words: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def ran(root, tmp_path_factory):
-    "Both runs at check scale on a machine without notebook tools."
+    "Every run at check scale on a machine without notebook tools."
     folder = tmp_path_factory.mktemp("bare")
-    for run, extra in (("slotfm-pretrain", ["--pack"]), ("slotfm-probe", ["--set", "weights=out/slotfm-pretrain/weights"])):
+    for run in RUNS:
+        extra = ["--set", "weights=out/slotfm-pretrain/weights"] if "weights" in FIELDS[run] else ["--pack"]
         done = bare(root, folder, run, "--profile", "check", "--out", f"out/{run}", "--commit", "named", *extra)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -48,8 +54,8 @@ def test_the_notebook_gives_equal_numbers(ran, root, monkeypatch):
     "The five cells and the five steps are one run."
     monkeypatch.chdir(ran)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    places = {"slotfm-pretrain": {}, "slotfm-probe": {"weights": "out/slotfm-pretrain/weights"}}
-    for run, extra in places.items():
+    for run in RUNS:
+        extra = {"weights": "out/slotfm-pretrain/weights"} if "weights" in FIELDS[run] else {}
         parameters = parameters_of(run, "check", root) | {"prepared": "data/prepared/check", "out": f"book/{run}", "profile": "check"} | extra
         papermill.execute_notebook(root / f"nbs/85_runs/{run.replace('-', '_')}.ipynb", None, parameters=parameters, progress_bar=False, cwd=ran)
         assert (ran / "book" / run / "metrics.json").read_bytes() == (ran / "out" / run / "metrics.json").read_bytes()
@@ -84,6 +90,16 @@ def test_every_profile_builds_and_takes_a_step(profile, root, tmp_path):
     execute("slotfm-pretrain", one_step, tmp_path / "pretrain", "check")
     scores = json.loads((tmp_path / "pretrain/metrics.json").read_text())["scores"]
     assert {s["arm"] for s in scores} == {a.strip() for a in config["arms"].split(",")}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_can_build_its_sweeps(profile, root):
+    "Blocks and numbers can be shared out over every number of bands and slots that a profile names."
+    config = make_config(slotfm_sweeps.Config, parameters_of("slotfm-sweeps", profile, root))
+    shapes = {arm: slotfm_sweeps.settings_of(arm, config.blocks) for arm in slotfm_sweeps.arm_names(config)}
+    assert {s["n_slots"] * s["slot_dim"] for s in shapes.values()} == {256}
+    assert {s["n_blocks"] * (1 + len(s["edges"])) for s in shapes.values()} == {config.blocks}
+    assert len(GRID) % config.heads == 0
 
 
 def test_run_notebooks_have_tagged_literal_parameters_and_no_definitions(root):

@@ -130,7 +130,7 @@ def fit_heads(
     return fit_probe(features, y, task.folds, task.n_classes, grid=grid, seed=seed, subject=task.windows.subject,
                      protocol=Protocol(epochs=epochs, n_slots=n_slots, attention=arm != "no_attention_head"))
 
-
+# %% ../../nbs/80_recipes/slotfm_probe.ipynb #9b6a7e4e
 def probe(
     task: ProbeTask,
     model: SlotFM | None,         # None: the forest

@@ -270,6 +270,17 @@ def test_daphnet_columns_are_those_of_the_place(position, column, tmp_path):
     assert np.abs(made.x[0] - wanted).max() < 0.02                             # written in whole milli-g
 
 
+@pytest.mark.parametrize("name, file, row", [("daphnet", "S01R01.txt", 1100), ("pamap2", "Protocol/subject101.dat", 2500)])
+def test_a_repeated_stamp_of_a_regular_set_costs_nothing(name, file, row, tmp_path):
+    top = published.copy_of(name, tmp_path)
+    wanted = read_set(LAYOUTS[name], tmp_path, seconds=2)
+    before = next(p for p in top.rglob(Path(file).name) if file in p.as_posix()).read_text().splitlines()[row - 2].split(" ")[0]
+    published.change(top, file, row, None, lambda line: " ".join([before, *line.split(" ")[1:]]))
+    made = read_set(LAYOUTS[name], tmp_path, seconds=2)
+    same(wanted, made)
+    assert made.report["rows with the stamp of the row before"] == 1
+
+
 def test_daphnet_dead_sensor_is_flagged_not_hidden(tmp_path):
     published.copy_of("daphnet", tmp_path)
     thigh = read_set(LAYOUTS["daphnet"], tmp_path, seconds=2, position="thigh")

@@ -1,0 +1,57 @@
+"The weights that are committed: small, loadable, and described by a card that is made of what the run recorded."
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from slotpapers.data.simulated import simulated_windows
+from slotpapers.models import SlotFM
+
+
+@pytest.fixture(scope="module")
+def publish(root):
+    spec = importlib.util.spec_from_file_location("publish_weights", root / "docs/publish_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_published_model_is_small_and_has_the_card_of_its_training(root, publish):
+    folders = sorted(path.parent for path in (root / "data/models").glob("*/model.safetensors"))
+    assert folders
+    for folder in folders:
+        assert sum(p.stat().st_size for p in folder.iterdir()) < 1_000_000
+        training, config = (json.loads((folder / name).read_text()) for name in ("training.json", "config.json"))
+        assert (folder / "README.md").read_text(encoding="utf-8") == publish.card(folder.name, training, config)
+        assert training["data"]["licence"].startswith("CC BY 4.0"), "non-commercial data never enters weights that are published"
+
+
+def test_published_weights_embed_windows_and_refuse_others(root):
+    model = SlotFM.from_pretrained(str(root / "data/models/slotfm-wisdm2019"))
+    windows = simulated_windows(4, seconds=2.0)
+    slots = [model.encode(torch.from_numpy(windows.x), fs=50, unit="m/s^2") for _ in range(2)]
+    assert slots[0].shape == (4, model.n_slots, model.slot_dim) and torch.equal(*slots) and torch.isfinite(slots[0]).all()
+    with pytest.raises(ValueError, match="unit must be"):
+        model.encode(torch.from_numpy(windows.x), unit="g")
+
+
+def test_publishing_copies_a_model_and_names_an_absent_one(publish, tmp_path):
+    stage = tmp_path / "stage"
+    model = SlotFM(hidden=8, n_blocks=1, n_slots=2, slot_dim=8, n_steps=100)
+    model.save_pretrained(stage / "weights/slotfm-1")
+    row = {"arm": "slotfm", "dataset": "d", "seed": 1, "fold": 0}
+    metrics = {"profile": "check", "scores": [row | {"metric": m, "value": 0.25} for m in publish.REBUILT],
+               "data": [{"name": "d", "simulated": True, "licence": "none", "windows": 3600, "participants": 4, "participants_published": None, "fs": 50.0, "seconds": 2.0}],
+               "parameters": {"steps": 2, "participants_per_batch": 2, "windows_per_participant": 2, "lr": 0.003}}
+    run = {"commit": "abc", "fingerprint": "f", "processor": "p", "threads": 1, "versions": {"torch": "t"}}
+    for name, content in (("metrics", metrics), ("run", run)):
+        (stage / f"{name}.json").write_text(json.dumps(content))
+    assert publish.main([str(stage), "slotfm", "1", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "2 hours in all" in text and "0.250" in text and "(simulated)" in text
+    same = SlotFM.from_pretrained(str(tmp_path / "out"))
+    assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.state_dict().values(), same.state_dict().values()))
+    with pytest.raises(ValueError, match="no scores of 'slotfm', seed 7"):
+        publish.main([str(stage), "slotfm", "7", str(tmp_path / "other")])

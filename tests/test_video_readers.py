@@ -142,3 +142,71 @@ def test_real_clevrer(data_root, split, numbers):
     assert clip.classes == [thing["shape"] for thing in listed["object_property"]]
     assert int(clip.tracks["collides"].any(axis=1).sum()) == len({hit["frame_id"] for hit in listed["collision"]})
     assert clip.tracks["location"].shape == (128, clip.n_objects, 3) and clip.frames.std() > 10
+
+
+# --- MOVi ---
+
+@pytest.mark.parametrize("letter, classes", [("a", ["cube", "sphere"]), ("b", ["cube", "sphere"]), ("c", ["Bag", "Toys"]), ("d", ["Bag", "Toys"]), ("e", ["Bag", "Toys"])])
+def test_movi_in_its_layout(tmp_path, letter, classes):
+    published.movi(tmp_path, letter, change=lambda f: f.update({"instances/color_label": np.array([6, 0])}))
+    scenes = load_videos(f"movi_{letter}", tmp_path)
+    clip = scenes[2]
+    assert len(scenes) == 3 and clip.source.endswith("-00001-of-00002, record 0") and clip.simulated and clip.fps == 12
+    assert clip.classes == classes and clip.attributes == {"color_label": ["red", "blue"]}
+    assert clip.visible.tolist() == clip.tracks["visibility"].tolist() == [[20, 8], [20, 0]]
+    assert clip.tracks["positions"][:, 1].tolist() == [[6, 7, 8], [9, 10, 11]]                  # instance 1, frames 0 and 1
+    assert clip.depth.dtype == np.float32 and clip.depth[0, 0, 0] == 10 and clip.depth[0, 1, 1] == 2
+    assert (clip.frames[0] == published.coloured(clip.segments[0])).all()
+    assert load_videos(f"movi_{letter}", tmp_path, depth=False)[0].depth is None
+
+
+def test_two_sizes_side_by_side_need_a_choice(tmp_path):
+    published.movi(tmp_path, "c", sizes=(128, 256))
+    with pytest.raises(ValueError, match="size must name one of 128x128, 256x256"):
+        load_videos("movi_c", tmp_path)
+    assert load_videos("movi_c", tmp_path, size=256)[0].frames.shape == (2, 16, 16, 3)
+    with pytest.raises(FileNotFoundError, match="no movi_c-validation"):
+        load_videos("movi_c", tmp_path, split="validation", size=256)
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_videos("movi_c", tmp_path, split="val")
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda f: f.pop("segmentations"), "has no segmentations"), (lambda f: f["segmentations"].pop(), "1 pictures in 'segmentations' for 2 frames"),
+    (lambda f: f["depth"].pop(), "1 pictures in 'depth'"), (lambda f: f["video"].__setitem__(1, b"GIF"), "video, frame 1 is no readable PNG"),
+    (lambda f: f.update({"metadata/num_instances": np.array([1])}), "ids up to 2 for 1 instances"),
+    (lambda f: f.update({"instances/category": np.array([1, 17])}), "labels 1 to 17, of 17 names"),
+    (lambda f: f.update({"instances/positions": np.zeros(5, np.float32)}), "5 numbers in 'instances/positions'"),
+])
+def test_broken_movi_is_named(tmp_path, change, said):
+    published.movi(tmp_path, "c", change=change)
+    with pytest.raises(ArchiveError) as error:
+        load_videos("movi_c", tmp_path)[1]
+    assert said in str(error.value) and "movi_c-train.tfrecord-00000-of-00002, record 1" in str(error.value), error.value
+
+
+@pytest.mark.parametrize("at, said", [(0, "record 0: the checksum of its length"), (9, "record 0: the checksum of its length"), (500, "record 0: the checksum of its"), (-2, "record 1: the checksum of its")])
+def test_a_flipped_bit_in_a_record_is_found(tmp_path, at, said):
+    path = next(published.movi(tmp_path, "c").rglob("*-00000-of-*"))
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError) as error:
+        list(load_videos("movi_c", tmp_path))
+    assert said in str(error.value), error.value
+
+
+def test_a_record_file_that_stops_is_named(tmp_path):
+    path = next(published.movi(tmp_path, "c").rglob("*-00000-of-*"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArchiveError, match="record 1 claims"):
+        load_videos("movi_c", tmp_path)
+
+
+def test_messages_that_are_not_packed_and_unknown_fields():
+    from slotpapers.data.tfrecords import parse_example
+    inside = published.proto(3, b"\x08\x05\x08\xac\x02")                        # integers one by one
+    floats = published.proto(2, b"\x0d" + np.float32(1.5).tobytes())             # a float alone
+    entries = b"".join(published.proto(1, published.proto(1, name) + published.proto(2, value)) for name, value in ((b"n", inside), (b"x", floats), (b"empty", b"")))
+    found = parse_example(published.proto(1, entries) + b"\x50\x07", "r")
+    assert found["n"].tolist() == [5, 300] and found["x"].tolist() == [1.5] and len(found["empty"]) == 0

@@ -1,5 +1,7 @@
 "Every library notebook and walk-through runs from top to bottom, each as its own item."
+import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -9,6 +11,13 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
                    if p.parent.name != "85_runs" and "checkpoints" not in str(p) and "_proc" not in p.parts)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_saved_outputs_hold_no_noise_of_the_machine_that_made_them(path):
+    outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
+    assert not [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"], "warnings and progress bars are not for readers"
+    assert not re.search(r"/(root|home|Users)/", json.dumps([o.get("text", "") for o in outputs])), "a path of somebody's machine"
 
 
 @pytest.mark.notebook

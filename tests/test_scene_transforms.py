@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotpapers.core.records import Scene, condition_boxes, one_hot
+from slotpapers.core.scene_records import Scene, condition_boxes, one_hot
 from slotpapers.core.seeds import numpy_stream
 from slotpapers.data.scene_sets import PreparedScenes, SceneBatches, clip_start, evaluation_batches, save_scenes
 from slotpapers.data.scene_transforms import (

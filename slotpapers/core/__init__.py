@@ -11,7 +11,8 @@ __all__ = ['STANDARD_GRAVITY', 'Scene', 'SlotOutput', 'Windows', 'check_finite',
 from .shapes import check_finite, check_option, check_shape
 from .seeds import forked_rng, numpy_stream, torch_stream
 from .units import STANDARD_GRAVITY, check_gravity, to_metres_per_second_squared
-from .records import Scene, SlotOutput, Windows
+from .records import SlotOutput, Windows
+from .scene_records import Scene
 from .results import load_arrays, read_json, save_arrays, write_json, write_results, write_text
 
 # %% ../../nbs/00_core/index.ipynb #46c4bc76

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.records import Scene, relabel
+from ..core.scene_records import Scene, relabel
 from ..core.shapes import check_option
 from .archives import DAMAGED, ArchiveError
 from .coco_masks import OVERLAPS, decode_mask, segments_of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.shapes import check_option
 from .archives import DAMAGED, Archive, ArchiveError
 from .registry import open_set

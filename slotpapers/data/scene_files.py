@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from .archives import DAMAGED, TAMPERED, Archive, ArchiveError
 
 # %% ../../nbs/10_data/scene_files.ipynb #c09bf512

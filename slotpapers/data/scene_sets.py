@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
-from ..core.records import Scene, as_segments, choose_frames, condition_boxes
+from ..core.scene_records import Scene, as_segments, choose_frames, condition_boxes
 from ..core.results import plain, read_json, whole_folder, write_json
 from ..core.seeds import numpy_stream
 from .prepared import file_sha256

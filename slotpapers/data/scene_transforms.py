@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..core.records import Scene, packed
+from ..core.scene_records import Scene, packed
 
 # %% ../../nbs/10_data/scene_transforms.ipynb #1356d0ea
 def crop(

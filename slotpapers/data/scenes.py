@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.shapes import check_option
 from .scene_parts import DIFFICULTIES
 from .scenes_2d import draw_scene_2d

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.seeds import numpy_stream
 from .scene_motion import Motion, place, simulate
 from .scene_parts import COLOURS, GREY, PATTERNS, Difficulty, Texture, draw, draw_texture, turn, vary, weave

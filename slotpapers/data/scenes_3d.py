@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.seeds import numpy_stream
 from .scene_motion import place
 from .scene_parts import Difficulty, Texture, draw, weave

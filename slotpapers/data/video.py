@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.shapes import check_option
 from .archives import DAMAGED, TAMPERED, ArchiveError
 from .coco_masks import OVERLAPS, decode_mask, segments_of

@@ -309,3 +309,56 @@ def test_bad_check_names(tmp_path, check):
     path.write_text(yaml.safe_dump({"findings": [dict(id="f", paper="slotfm", statement="s", where="w", check=check, result="r")]}))
     with pytest.raises(ValueError, match="f: check must be slotpapers"):
         findings_module.load_findings(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- arms that did not learn
+def competent(a, b, **more):
+    return rows(a, b, metric="competent", **more)
+
+
+def test_an_arm_that_did_not_learn_judges_nothing():
+    for scores in (CLEAR, CLEAR[::-1], CLOSE):
+        verdict = C.judge(claim(), rows(*scores) + competent([1, 1, 1], [1, 0, 0]), "gpu")
+        assert verdict.word == "not run" and verdict.n == 0
+        assert verdict.reason == "'B' is not competent on 'motionsense' (seeds [1, 2]): no claim rests on it"
+    assert C.judge(claim(), rows(*CLEAR) + competent([1] * 3, [1] * 3), "gpu").word == "supported"
+    assert "'A' is not competent" in C.judge(claim(), rows(*CLEAR) + competent([0] * 3, [0] * 3), "gpu").reason
+
+
+def test_competence_belongs_to_an_arm_a_set_and_a_stage():
+    failed = competent([1] * 3, [0] * 3)
+    assert C.judge(claim(b="C"), rows(*CLEAR) + failed, "gpu").reason == "stage 'stage-one' has no arm 'C'"
+    assert C.judge(claim(), rows(*CLEAR) + [r | {"dataset": "daphnet"} for r in failed], "gpu").word == "supported"
+    assert C.judge(claim(), rows(*CLEAR) + [r | {"stage": "stage-two"} for r in failed], "gpu").word == "supported"
+    both = rows(*CLEAR) + rows(*CLEAR, dataset="daphnet") + failed
+    assert C.judge(claim(stand_ins=["daphnet"]), both, "gpu").dataset == "daphnet"
+    assert C.judge(claim(stand_ins=["daphnet"]), both, "gpu").word == "supported at reduced scale"
+
+
+def test_exact_claims_ask_nothing_of_training():
+    listed = rows([0, 0, 0], [1.0, 2.0, 0.5], metric=EXACT["metric"]) + competent([0] * 3, [0] * 3)
+    assert C.judge(claim(**EXACT), listed, "smoke").word == "supported"
+
+
+def test_another_profile_can_judge_what_one_could_not_learn():
+    scores = {"cpu": rows(*CLEAR), "gpu": rows(*CLEAR) + competent([1] * 3, [0] * 3)}
+    assert C.judge_best(claim(scale="cpu"), scores).profile == "cpu"
+    assert "not competent" in C.judge_best(claim(), {"gpu": scores["gpu"]}).reason
+
+
+def test_times_are_read_beside_the_metrics(tmp_path):
+    folder = tmp_path / "cpu" / "stage-one"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"data": [], "scores": rows(*CLEAR)}))
+    (folder / "timings.json").write_text(json.dumps({"scores": rows(*CLEAR, metric="seconds"), "rows": []}))
+    scores = C.load_scores(tmp_path)["cpu"]
+    assert {r["metric"] for r in scores} == {"macro_f1", "seconds"} and {r["stage"] for r in scores} == {"stage-one"}
+
+
+def test_our_claims_about_slotssm(root):
+    claims = {c.id: c for c in C.load_claims(root / "data/papers/claims.yaml") if c.paper == "slotssm"}
+    assert len(claims) >= 90 and {c.stage for c in claims.values()} == {
+        "slotssm-streams", "slotssm-latency", "slotssm-balls", "slotssm-blinking", "slotssm-objects", "slotssm-cater", "slotssm-depth"}
+    assert {"slotssm-loses-to-slot-transformer-on-cater-direct-top1", "slotssm-pretraining-helps-single-state-as-much",
+            "slotssm-pretraining-helps-oc-no-more", "slotssm-monolithic-state-of-equal-size-entangles"} <= set(claims)
+    assert all(c.stand_ins for c in claims.values() if c.stage == "slotssm-streams" and c.scale != "exact")   # not the paper's own task

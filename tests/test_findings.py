@@ -16,6 +16,7 @@ from slotpapers.evaluation.findings import load_findings
 from slotpapers.evaluation.paper_tables import load_tables
 from slotpapers.evaluation.segmentation import adjusted_rand_index
 from slotpapers.recipes import findings as F
+from slotpapers.recipes import findings_slotssm as M
 from slotpapers.recipes import findings_smoothsa as S
 from slotpapers.recipes.scorecard import all_findings, finding_from_scores, write_scorecard
 
@@ -127,6 +128,25 @@ def test_the_overflow_is_noticed_only_where_it_is(papers, monkeypatch):
     assert S.random_clip_scores(tables, frames=2)["2 frames"][0] > 0.2
     monkeypatch.setattr(S, "adjusted_rand_index", lambda *a, legacy_overflow, **k: adjusted_rand_index(*a, **k))
     assert S.ari_overflow(tables).startswith("not so: {")
+
+
+@pytest.mark.parametrize("check, place, value", [
+    (M.two_lists_of_lengths, ("tables", "table2", "rows", "sequence_length"), [[80, 160, 320, 640, 1280, 2560], [6]]),
+    (M.images_in_the_longest, ("text", "lengths_alone", "value"), [1280, 2048]),
+    (M.images_in_the_longest, ("text", "length_unit", "value"), "patches"),
+    (M.first_order_gain, ("tables", "table2", "rows", "state_size"), [4, 4]),
+    (M.single_state_is_smaller, ("tables", "table2", "rows", "slots"), [1, 1]),
+    (M.settings_not_given, ("text", "decoder_layers"), None),
+    (M.pretraining_gains, ("tables", "table1", "rows", "single_state"), [30.0, 40.0, 41.15, 65.7]),
+    (M.transformer_leads_directly, ("tables", "table1", "rows", "slotssm"), [45.0, 65.0, 54.73, 74.42]),
+    (M.depth_baseline_has_two_names, ("text", "depth_baseline", "value"), "SAVi"),
+], ids=lambda x: getattr(x, "__name__", None))
+def test_a_check_of_slotssm_notices_other_numbers(check, place, value, papers):
+    tables = load_tables(papers / "slotssm.yaml")
+    other = changed(tables, place, value)
+    if value is None:
+        del other["text"]["decoder_layers"]
+    assert check(other) != check(tables)
 
 
 # ---------------------------------------------------------------------------------------------------------------- twins

@@ -1,12 +1,17 @@
 "The printed numbers of SlotFM, and the claims' published effects against them."
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
+import torch
 
+from slotpapers.blocks.patches import ConvTokens
 from slotpapers.evaluation.claims import load_claims
 from slotpapers.evaluation.paper_tables import (ahead_of, average_gain, best_rival_gains, load_tables, parameters, published_scores,
                                                 relative_gain, task_metric)
+from slotpapers.models import OCSlotSSM, SlotSSM
+from slotpapers.recipes.findings_slotssm import TABLE_2
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +124,52 @@ def test_smoothsa_numbers(request):
     sums = [round(sum(scores[k][0] for scores in cells), 1) for k in range(4)]
     assert sums == [547.0, 749.9, 368.0, 352.7]
     assert hashlib.sha256(repr(table["rows"]).encode()).hexdigest()[:16] == "d9ad7c8e5cf446ac"
+
+
+@pytest.fixture(scope="module")
+def slotssm(request):
+    return load_tables(request.config.rootpath / "data/papers/slotssm.yaml")
+
+
+def test_slotssm_numbers(slotssm):
+    "Read against the paper cell by cell; sums by column name the column when the checksum fails."
+    tables = slotssm["tables"]
+    assert {name: len(table["rows"]) for name, table in tables.items()} == {"table1": 4, "table2": 18, "table3": 4, "table4": 4, "table5": 2}
+    assert all(table["place"].startswith(f"Table {name[-1]},") for name, table in tables.items())
+    assert all(len(row) == len(table["columns"]) for table in tables.values() for row in table["rows"].values())
+    assert all("value" in entry and "place" in entry for entry in slotssm["text"].values())
+    sums = {name: [round(sum(row[i] for row in tables[name]["rows"].values()), 3) for i in range(len(tables[name]["columns"]))] for name in ("table1", "table5")}
+    assert sums == {"table1": [138.58, 218.48, 214.36, 300.84], "table5": [1.053, 1.457, 2.592]}
+    cells = repr([tables[name]["rows"] for name in sorted(tables)])
+    assert hashlib.sha256(cells.encode()).hexdigest()[:16] == "27bb4589502440be"
+
+
+def test_slotssm_claims_carry_the_numbers_of_tables_1_and_5(slotssm, root):
+    one, five, checked = slotssm["tables"]["table1"], slotssm["tables"]["table5"], 0
+    for claim in load_claims(root / "data/papers/claims.yaml"):
+        if claim.paper != "slotssm" or claim.published_effect is None:
+            continue
+        if claim.dataset == "cater_gain":
+            gain = {arm: row[2] - row[0] for arm, row in one["rows"].items()}
+            expected = (gain[claim.a] - gain[claim.b]) / 100
+        elif claim.stage == "slotssm-cater":
+            place = one["columns"].index(claim.metric if claim.dataset == "cater_direct" else f"pretrained_{claim.metric}")
+            expected = (one["rows"][claim.a][place] - one["rows"][claim.b][place]) / 100
+        else:
+            place = five["columns"].index(claim.dataset)
+            expected = five["rows"][claim.a][place] - five["rows"][claim.b][place]
+        assert claim.published_effect == pytest.approx(expected, abs=1e-9), claim.id
+        checked += 1
+    assert checked == 18
+
+
+def test_slotssm_defaults_are_those_of_table_2(slotssm):
+    "What our models are unless told otherwise, against the printed settings."
+    for column, model in enumerate((SlotSSM, OCSlotSSM)):
+        told = {name: p.default for name, p in inspect.signature(model).parameters.items()}
+        for theirs, ours in TABLE_2.items():
+            if ours in told:
+                assert told[ours] == slotssm["tables"]["table2"]["rows"][theirs][column], (model, ours)
+    for place, layer in enumerate(slotssm["tables"]["table3"]["rows"].values()):
+        conv = [m for m in ConvTokens(3, 192, 128).modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (5, 5)][place]
+        assert (conv.stride[0], conv.padding[0], conv.out_channels) == tuple(layer[1:4])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'SCALES', 'DIRECTIONS', 'SEEDS_NEEDED', 'ROW_KEYS', 'WORDS', 'below_scale', 'Claim', 'record_of',
            'read_records', 'check_claim', 'load_claims', 'check_scores', 'load_scores', 'Effect', 't_interval',
-           'scores_of', 'paired_effect', 'position', 'Verdict', 'word_for', 'exact_position', 'not_run_reason',
-           'only_stands_in', 'reason_for', 'judge', 'best_profile', 'judge_best']
+           'scores_of', 'paired_effect', 'position', 'Verdict', 'word_for', 'exact_position', 'incompetent_arms',
+           'not_run_reason', 'only_stands_in', 'reason_for', 'judge', 'best_profile', 'judge_best']
 
 # %% ../../nbs/60_evaluation/claims.ipynb #e856b495
 import json
@@ -154,7 +154,7 @@ def check_scores(
 
 # %% ../../nbs/60_evaluation/claims.ipynb #76dd4370
 def load_scores(
-    results: str | Path,              # the folder results/, with <profile>/<stage>/metrics.json
+    results: str | Path,              # the folder results/, with <profile>/<stage>/metrics.json, and timings.json where there are any
 ) -> dict[str, list[dict]]:           # profile -> rows, each with its stage
     "The scores of all stages by profile; rows on data that metrics.json calls simulated are marked so."
     scores = {}
@@ -163,8 +163,9 @@ def load_scores(
         check_option(f"the profile of {path}", profile, PROFILES)
         metrics = json.loads(path.read_text())
         simulated = {data["name"] for data in metrics["data"] if data["simulated"]}
-        scores.setdefault(profile, []).extend(
-            {**row, "stage": stage, "simulated": row["dataset"] in simulated} for row in metrics["scores"])
+        times = path.with_name("timings.json")
+        rows = metrics["scores"] + (json.loads(times.read_text())["scores"] if times.is_file() else [])
+        scores.setdefault(profile, []).extend({**row, "stage": stage, "simulated": row["dataset"] in simulated} for row in rows)
     return scores
 
 # %% ../../nbs/60_evaluation/claims.ipynb #07d3a8ee
@@ -292,12 +293,27 @@ def exact_position(
         obeys &= all(value == claim.a_equals for seed in effect.by_seed for value in of_a[seed].values())
     return "inside" if obeys else "outside"
 
+# %% ../../nbs/60_evaluation/claims.ipynb #ac7f7ac3
+def incompetent_arms(
+    claim: Claim,
+    rows: list[dict],     # scores of one profile and the claim's stage
+    dataset: str,
+) -> dict[str, list[int]]:
+    "Those of the claim's arms that a row calls not competent on these data, with their seeds; none for exact claims."
+    arms = [arm for arm in (claim.a, claim.b) if arm is not None and claim.scale != "exact"]
+    failed = {arm: [seed for seed, folds in scores_of(rows, arm, dataset, "competent").items() if min(folds.values()) < 1] for arm in arms}
+    return {arm: seeds for arm, seeds in failed.items() if seeds}
+
 # %% ../../nbs/60_evaluation/claims.ipynb #50e9b016
 def not_run_reason(
     claim: Claim,
     rows: list[dict],     # scores of one profile and the claim's stage, without a single pair
+    unfit: dict[str, dict[str, list[int]]],   # data set -> `incompetent_arms`
 ) -> str:
-    "Why there is no pair: the excuse of a row without a value, else the arm or the metric that is absent."
+    "Why there is no pair: an arm that did not learn, the excuse of a row without a value, else the arm or the metric that is absent."
+    for dataset, arms in unfit.items():
+        for arm, seeds in arms.items():
+            return f"{arm!r} is not competent on {dataset!r} (seeds {seeds}): no claim rests on it"
     arms = [arm for arm in (claim.a, claim.b) if arm is not None]
     excuses = [f"{row['arm']}: {row['reason']}" for row in rows if row["value"] is None and row["arm"] in arms]
     absent = [arm for arm in arms if arm not in {row["arm"] for row in rows}]
@@ -343,11 +359,12 @@ def judge(
     check_option("profile", profile, PROFILES)
     rows = [row for row in scores if row.get("stage", claim.stage) == claim.stage]
     reference = 0.0 if claim.a_equals is None else claim.a_equals
-    effects = {d: paired_effect(rows, claim.a, claim.b, claim.metric, d, reference) for d in [claim.dataset, *claim.stand_ins]}
-    dataset = max(effects, key=lambda d: min(effects[d].n, SEEDS_NEEDED))   # the first among equals
-    effect = effects[dataset]
-    if effect.n == 0:
-        return Verdict(claim.id, "not run", not_run_reason(claim, rows), profile)
+    unfit = {d: incompetent_arms(claim, rows, d) for d in [claim.dataset, *claim.stand_ins]}
+    effects = {d: paired_effect(rows, claim.a, claim.b, claim.metric, d, reference) for d in unfit if not unfit[d]}
+    dataset = max(effects, key=lambda d: min(effects[d].n, SEEDS_NEEDED), default="")   # the first among equals
+    effect = effects.get(dataset)
+    if effect is None or effect.n == 0:
+        return Verdict(claim.id, "not run", not_run_reason(claim, rows, unfit), profile)
     where = (exact_position(claim, rows, dataset, effect) if claim.scale == "exact"
              else position(effect.low, effect.high, claim.direction, claim.margin))
     below, stands_in = below_scale(profile, claim.scale), only_stands_in(claim, rows, dataset)

@@ -26,6 +26,7 @@ from ..evaluation.paper_tables import load_tables
 from ..models.slotfm import SlotFM, SlotFMOutput
 from ..objectives.reconstruction import ms_stft_loss, ssim_loss
 from ..objectives.slotfm import BandWeights, slotfm_loss
+from .findings_slotssm import SLOTSSM_CHECKS
 from .findings_smoothsa import SMOOTHSA_CHECKS
 
 # %% ../../nbs/80_recipes/findings.ipynb #b941d648
@@ -209,7 +210,7 @@ CHECKS = {   # name -> the check, and what it measures
     "decoder_size": (decoder_size, model_sizes),
     "steps_per_epoch": (steps_per_epoch, epoch_steps),
 }
-ALL_CHECKS = {HERE + name: both for name, both in CHECKS.items()} | SMOOTHSA_CHECKS   # a page a paper
+ALL_CHECKS = {HERE + name: both for name, both in CHECKS.items()} | SLOTSSM_CHECKS | SMOOTHSA_CHECKS   # a page a paper
 
 
 def run_all_findings(

@@ -114,3 +114,30 @@ def test_every_run_has_its_recipe_with_five_steps():
     for run in RUNS:
         recipe = recipe_of(run)
         assert all(callable(getattr(recipe, step)) for step in ("data", "build", "fit", "score", "write"))
+
+
+def test_a_killed_probing_run_keeps_its_heads(ran, root, monkeypatch):
+    "Killed after two probes, the run trains the others alone, and ends with the numbers of a run that was never killed."
+    recipe = recipe_of("slotfm-probe")
+    monkeypatch.chdir(ran)
+    parameters = parameters_of("slotfm-probe", "check", root) | {"prepared": "data/prepared/check", "weights": "out/slotfm-pretrain/weights",
+                                                                 "datasets": "simulated_impacts", "arms": "slotfm, no_bands, untrained, no_attention_head"}
+    trained, fit_probe, die_after = [], recipe.fit_probe, [2]
+
+    def counted(*args, **kwargs):
+        if len(trained) == die_after[0]:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return fit_probe(*args, **kwargs)
+
+    monkeypatch.setattr(recipe, "fit_probe", counted)
+    with pytest.raises(KeyboardInterrupt):
+        execute("slotfm-probe", parameters, ran / "killed", "check", "named")
+    assert len(list(scratch_folder(ran / "killed").iterdir())) == 2 and not (ran / "killed/metrics.json").exists()
+    die_after[0] = -1
+    execute("slotfm-probe", parameters, ran / "killed", "check", "named")
+    assert len(trained) == 4 and not scratch_folder(ran / "killed").exists()
+    execute("slotfm-probe", parameters, ran / "whole", "check", "named")
+    assert len(trained) == 8
+    for name in ("metrics.json", "figures.npz"):
+        assert (ran / "killed" / name).read_bytes() == (ran / "whole" / name).read_bytes()

@@ -5,7 +5,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from slotpapers.core.records import (
+from slotpapers.core.scene_records import (
     Scene, as_segments, boxes_from_segments, choose_frames, choose_objects, condition_boxes, one_hot, packed, relabel, visible_pixels)
 from slotpapers.core.seeds import numpy_stream
 

@@ -23,7 +23,8 @@ from ..core.shapes import check_option
 from ..data.folds import participant_folds
 from ..data.prepared import load_prepared
 from ..evaluation.classification import confusion, macro_f1
-from ..evaluation.probes import GRID, ProbeResult, Protocol, SlotHead, Task, fit_probe, precompute
+from ..evaluation.probe_files import load_probe, probe_key, save_probe
+from ..evaluation.probes import GRID, ProbeResult, Protocol, SlotHead, Task, build_head, fit_probe, precompute
 from ..evaluation.slot_use import attention_share, neighbour_accuracy, slot_band_information, slot_shares, without_slot
 from ..evaluation.statistics_forest import fit_forest, statistics_features
 from ..models.slotfm import SlotFM
@@ -122,13 +123,20 @@ def fit_heads(
     *,
     epochs: int,
     n_slots: int,                 # of `slotfm`: a vector's head is made as large as the head of so many slots
+    kept: Path | None = None,     # the file of a probe that may be finished; None keeps nothing
 ) -> ProbeResult:
     "The paper's six heads for one arm on one task; for shuffled labels a single one."
     y, grid = task.y, GRID
     if arm == "shuffled_labels":
         y, grid = numpy_stream(seed, "shuffled labels").permutation(y), GRID[:1]
-    return fit_probe(features, y, task.folds, task.n_classes, grid=grid, seed=seed, subject=task.windows.subject,
-                     protocol=Protocol(epochs=epochs, n_slots=n_slots, attention=arm != "no_attention_head"))
+    protocol = Protocol(epochs=epochs, n_slots=n_slots, attention=arm != "no_attention_head")
+    key = probe_key(features, y, task.folds, task.n_classes, grid, protocol, seed)
+    result = load_probe(kept, key, lambda depth: build_head(features, task.n_classes or 1, depth, protocol)) if kept else None
+    if result is None:
+        result = fit_probe(features, y, task.folds, task.n_classes, grid=grid, seed=seed, subject=task.windows.subject, protocol=protocol)
+        if kept:
+            save_probe(kept, result, key)
+    return result
 
 # %% ../../nbs/80_recipes/slotfm_probe.ipynb #9b6a7e4e
 def probe(
@@ -137,6 +145,7 @@ def probe(
     name: str,                    # arm and seed, of model_name
     epochs: int,
     n_slots: int,                 # of `slotfm`
+    kept: Path | None = None,     # of fit_heads
 ) -> Probed:
     "Heads for one arm and seed on one task, the configuration chosen on validation participants."
     arm, _, seed = name.rpartition("-")
@@ -146,21 +155,22 @@ def probe(
         return Probed(fit_forest(statistics, task.y, task.folds, task.n_classes, seed=seed, subject=task.windows.subject), None, None)
     slots = precompute(model.encode, x, seed=seed)
     features = slots.flatten(1) if slots.shape[1] == 1 else slots
-    return Probed(fit_heads(task, features, arm, seed, epochs=epochs, n_slots=n_slots), model, features)
+    return Probed(fit_heads(task, features, arm, seed, epochs=epochs, n_slots=n_slots, kept=kept), model, features)
 
 
 def fit(
     config: Config,
     data: Mapping[str, ProbeTask],
     models: Mapping[str, SlotFM | None],
-    scratch: str | Path | None = None,     # not needed: a probe takes minutes
+    scratch: str | Path | None = None,     # finished probes of an unfinished run; None keeps nothing
 ) -> dict[tuple[str, str], Probed]:
     "Step 3: heads for every task, arm and seed."
     fitted, n_slots = {}, max([m.n_slots for m in models.values() if m is not None], default=8)
     for key, task in data.items():
         for name, model in models.items():
             print(f"{key}, {name}: {len(task.folds)} folds", flush=True)
-            fitted[key, name] = probe(task, model, name, config.epochs, n_slots)
+            kept = None if scratch is None else Path(scratch) / f"{key}-{name}.pt"
+            fitted[key, name] = probe(task, model, name, config.epochs, n_slots, kept)
     return fitted
 
 # %% ../../nbs/80_recipes/slotfm_probe.ipynb #54ce260f

@@ -39,6 +39,21 @@ ROOMS = {   # folder -> title and sentence of its landing page, where no index.i
     "84_app": ("Command line", "Datasets, fetching, embedding and scoring from a shell."),
     "85_runs": ("Run notebooks", "What the pipeline executes: parameters in, numbers out. They are shown as they are kept, without outputs."),
 }
+PAPERS = {   # pages of one paper, in rooms that hold all three
+    "slotfm": ("SlotFM", "Slots over the time-frequency plane of an accelerometer window.", ("slotfm", "contrastive")),
+    "slotssm": ("SlotSSM", "Slots as the state of a state-space model.", ("slotssm",)),
+    "smoothsa": ("SmoothSA", "Slots whose first queries are preheated.", ("smoothsa",)),
+}
+GROUPS = {   # room -> short name of a group: title, sentence, and how the names of its pages begin; the other pages stand after the groups
+    "10_data": {
+        "recordings": ("Recordings", "Accelerometers: readers of the published archives, windows, folds, augmentations and a simulated wearer.",
+                       ("accelerometer", "augment", "bad_inputs", "folds", "long_recordings", "readers", "sampling", "signals", "simulated", "streaming")),
+        "balls": ("Balls", "Bouncing and blinking balls, drawn by index.", ("ball",)),
+        "pictures": ("Pictures and clips", "Generated scenes, and readers of the published sets of images and videos.",
+                     ("coco", "images", "movi", "scene", "tfrecords", "video")),
+    },
+    **dict.fromkeys(("30_models", "40_objectives", "70_figures", "80_recipes", "85_runs"), PAPERS),
+}
 PIPELINE = {"82_runs", "84_app", "85_runs"}
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 
@@ -121,23 +136,46 @@ def executed(nb: nbformat.NotebookNode, path: Path) -> nbformat.NotebookNode:
         raise PageError(str(error)) from None
 
 
-def write_room(site: Site, room: str, paths: list[Path]) -> Path:
-    "The landing page of a room: its index notebook, or a title and a sentence, then its pages with their sentences."
-    title, sentence = ROOMS.get(room, (room.partition("_")[2].replace("_", " ").capitalize(), ""))
+def listing(site: Site, paths: list[Path]) -> str:
+    "Titles of pages, each a link, with their sentences."
     lines = []
-    for path in (path for path in paths if path.stem != "index"):
+    for path in paths:
         name, said = pages.heading_of(nbformat.read(path, 4))
         lines.append(f"[{name}]({path.name})\n: {said or '&nbsp;'}\n")
-    listing = pages.link_names("\n".join(lines), site)
-    index = site.work / room / "index.ipynb"
-    if index.exists():
-        nb = nbformat.read(index, 4)
-        nb.cells.append(nbformat.v4.new_markdown_cell(f"## Pages of this room\n\n{listing}"))
-        nbformat.write(nb, index)
-        return index
-    page = site.work / room / "index.md"
-    page.write_text(f"# {title}\n\n:::{{div}} lead\n{sentence}\n:::\n\n{listing}", encoding="utf-8")
-    return page
+    return pages.link_names("\n".join(lines), site)
+
+
+def grouped(room: str, paths: list[Path]) -> dict[str, list[Path]]:
+    "The pages of a room by the short name of their group; under the empty name those without one. A group of one page is none."
+    found: dict[str, list[Path]] = {}
+    for path in (path for path in paths if path.stem != "index"):
+        named = (name for name, (_, _, starts) in GROUPS.get(room, {}).items() if path.stem.startswith(starts))
+        found.setdefault(next(named, ""), []).append(path)
+    return {name: members for name, members in found.items() if name and len(members) > 1} | {
+        "": [path for name, members in found.items() if not name or len(members) == 1 for path in members]}
+
+
+def write_room(site: Site, room: str, groups: dict[str, list[Path]]) -> tuple[Path, dict[str, Path]]:
+    "The landing page of a room (its index notebook, or a title and a sentence, then its pages with their sentences), and those of its groups."
+    title, sentence = ROOMS.get(room, (room.partition("_")[2].replace("_", " ").capitalize(), ""))
+    landing, below, parts = site.work / room / "index.ipynb", {}, []
+    for name, members in groups.items():
+        if name:
+            headline, said, _ = GROUPS[room][name]
+            below[name] = site.work / room / f"about_{name}.md"
+            below[name].write_text(f"# {headline}\n\n:::{{div}} lead\n{said}\n:::\n\n{listing(site, members)}", encoding="utf-8")
+            parts.append(f"### [{headline}](about_{name}.md)\n\n{listing(site, members)}")
+    if groups[""]:
+        parts.append(("### Other pages\n\n" if below else "") + listing(site, groups[""]))
+    pages_of_room = "## Pages of this room\n\n" + "\n".join(parts)
+    if landing.exists():
+        nb = nbformat.read(landing, 4)
+        nb.cells.append(nbformat.v4.new_markdown_cell(pages_of_room))
+        nbformat.write(nb, landing)
+        return landing, below
+    landing = site.work / room / "index.md"
+    landing.write_text(f"# {title}\n\n:::{{div}} lead\n{sentence}\n:::\n\n{pages_of_room}", encoding="utf-8")
+    return landing, below
 
 
 def write_names(site: Site, found: dict[str, list[str]]) -> Path:
@@ -157,16 +195,31 @@ def write_text_page(site: Site, source: Path) -> None:
     (site.work / site.pages[source]).write_text(pages.link_names(pages.set_apart(text), site), encoding="utf-8")
 
 
-def contents(rooms: dict[str, Path], walks: list[Path], work: Path, sections: dict[str, list[Path]], extra: list[Path]) -> dict:
+def contents(chapters: dict[str, dict], walks: list[dict], names: dict, extra: list[dict]) -> dict:
     "The table of contents: walk-throughs, library, pipeline, contributing."
-    doc = lambda page: {"file": page.relative_to(work).with_suffix("").as_posix()}
-    room = lambda name: doc(rooms[name]) | ({"sections": [doc(page) for page in sections[name]]} if sections[name] else {})
-    parts = {"Walk-throughs": [doc(page) for page in walks],
-             "Library": [room(name) for name in rooms if name not in PIPELINE] + [doc(work / "names.md")],
-             "Pipeline": [room(name) for name in rooms if name in PIPELINE],
-             "Contributing": [doc(page) for page in extra]}
+    parts = {"Walk-throughs": walks, "Library": [chapters[room] for room in chapters if room not in PIPELINE] + [names],
+             "Pipeline": [chapters[room] for room in chapters if room in PIPELINE], "Contributing": extra}
     return {"format": "jb-book", "root": "index",
-            "parts": [{"caption": caption, "chapters": chapters} for caption, chapters in parts.items() if chapters]}
+            "parts": [{"caption": caption, "chapters": found} for caption, found in parts.items() if found]}
+
+
+def entry(work: Path, page: Path, below: list[dict] | None = None) -> dict:
+    "A page of the table of contents, with the entries below it."
+    return {"file": page.relative_to(work).with_suffix("").as_posix()} | ({"sections": below} if below else {})
+
+
+def write_rooms(site: Site, rooms: dict[str, list[Path]]) -> dict[str, dict]:
+    "The landing pages of all rooms and their groups; room -> its entry in the table of contents."
+    def entries(paths: list[Path]) -> list[dict]:
+        return [entry(site.work, site.work / site.pages[path]) for path in paths]
+
+    chapters = {}
+    for room, paths in rooms.items():
+        groups = grouped(room, paths)
+        landing, below = write_room(site, room, groups)
+        named = [entry(site.work, page, entries(groups[name])) for name, page in below.items()]
+        chapters[room] = entry(site.work, landing, named + entries(groups[""]))
+    return chapters
 
 
 def write_notebooks(site: Site, every: list[Path], fresh: set[Path]) -> None:
@@ -198,11 +251,10 @@ def write_sources(root: Path, work: Path) -> Site:
     write_notebooks(site, every, fresh={front, *rooms.get("90_papers", [])})
     for path in extra:
         write_text_page(site, path)
-    write_names(site, found)
-    landing = {room: write_room(site, room, paths) for room, paths in rooms.items() if room and room != "90_papers"}
-    sections = {room: [work / site.pages[p] for p in rooms[room] if p.stem != "index"] for room in landing}
-    walks = [work / site.pages[path] for path in rooms.get("90_papers", [])]
-    toc = contents(landing, walks, work, sections, [work / site.pages[path] for path in extra])
+    chapters = write_rooms(site, {room: paths for room, paths in rooms.items() if room and room != "90_papers"})
+    page = lambda path: entry(work, work / site.pages[path])
+    toc = contents(chapters, [page(path) for path in rooms.get("90_papers", [])], entry(work, write_names(site, found)),
+                   [page(path) for path in extra])
     (work / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return site
 

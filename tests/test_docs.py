@@ -267,6 +267,31 @@ def test_reading_order(tmp_path):
     assert [path.stem for path in build.in_reading_order("90_papers", walks)] == ["slotfm", "slotssm", "smoothsa", "findings", "scorecard"]
 
 
+def test_large_rooms_are_grouped(tmp_path):
+    "Each page stands once; a group needs two pages; the landing page and the sidebar tell the same."
+    stems = ["index", "slotfm_a", "slotfm_b", "smoothsa_alone", "scorecard"]
+    paths = [notebook(tmp_path / f"nbs/80_recipes/{stem}.ipynb", nbformat.v4.new_markdown_cell(f"# Title of {stem}\n> What {stem} says.")) for stem in stems]
+    assert {name: [path.stem for path in members] for name, members in build.grouped("80_recipes", paths).items()} == {
+        "slotfm": ["slotfm_a", "slotfm_b"], "": ["smoothsa_alone", "scorecard"]}
+    assert list(build.grouped("50_training", paths)) == [""]
+    site = pages.Site(tmp_path, tmp_path / "work")
+    site.pages = {path: path.relative_to(tmp_path / "nbs") for path in paths}
+    (tmp_path / "work/80_recipes").mkdir(parents=True)
+    [chapter] = build.write_rooms(site, {"80_recipes": paths}).values()
+    assert [below["file"] for below in chapter["sections"]] == [f"80_recipes/{name}" for name in ("about_slotfm", "smoothsa_alone", "scorecard")]
+    assert [below["file"] for below in chapter["sections"][0]["sections"]] == ["80_recipes/slotfm_a", "80_recipes/slotfm_b"]
+    told = (tmp_path / "work/80_recipes/index.md").read_text()
+    assert all(told.count(f"[Title of {stem}]") == 1 and f"What {stem} says." in told for stem in stems[1:])
+    assert "What slotfm_b says." in (tmp_path / "work/80_recipes/about_slotfm.md").read_text()
+
+
+def test_every_group_has_pages():
+    for room, groups in build.GROUPS.items():
+        stems = [path.stem for path in build.notebooks(ROOT)[room]]
+        for name, (_, _, starts) in groups.items():
+            assert groups is build.PAPERS or all(any(stem.startswith(start) for stem in stems) for start in starts), (room, name)
+
+
 def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("")

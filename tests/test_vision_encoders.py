@@ -91,24 +91,6 @@ def test_refusals(call, said, plain_calls):
 
 # ---- DINOv2
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    "Tiny random DINOv2 weights, with and without registers, as `transformers` writes the real ones."
-    transformers = pytest.importorskip("transformers")
-    folder, sizes = tmp_path_factory.mktemp("dino"), dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    with forked_rng(0, "dino"):
-        registers = transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4))
-        plain = transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
-        other = transformers.ViTModel(transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4))
-        for model in (registers, plain):
-            for name, parameter in model.named_parameters():
-                if "layer_scale" in name or name.startswith("layernorm"):
-                    parameter.data = 1 + 0.3 * torch.randn(parameter.shape)
-    for name, model in dict(registers=registers, plain=plain, other=other).items():
-        model.save_pretrained(folder / name)
-    return folder
-
-
 @pytest.mark.parametrize("name, extra", [("registers", 5), ("plain", 1)])
 def test_dinov2_is_the_patch_tokens_of_the_last_block(checkpoints, name, extra):
     transformers = pytest.importorskip("transformers")

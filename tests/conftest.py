@@ -10,6 +10,11 @@ torch.set_num_threads(1)   # two workers share two cores
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    "Groups that one worker must run alone come first: begun last, they would keep one worker busy while the other waits."
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The repository."

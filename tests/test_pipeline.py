@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from slotpapers.core.results import imported_modules, module_file
-from slotpapers.runs import PROFILES, RUNS, parameters_of, recipe_of
+from slotpapers.runs import PROFILES, RUNS, execute, parameters_of, recipe_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 BIN = Path(sys.executable).parent
@@ -132,6 +132,16 @@ def test_results_are_complete(finished):
         assert {"metrics.json", "run.json", "figures.npz", "run.ipynb"} <= names
         assert (finished / "results/check" / stage / "figures.npz").stat().st_size <= 300_000
     assert list((finished / "results/check").glob(".*")) == [], "a finished run leaves no scratch folder"
+
+
+def test_the_notebook_gives_equal_numbers(finished, tmp_path, monkeypatch):
+    "The five cells that the pipeline ran and the five steps of a machine without notebooks are one run."
+    monkeypatch.chdir(finished)
+    for run in RUNS:
+        places = {"prepared": "data/prepared/check", "weights": "results/check/slotfm-pretrain/weights"}
+        known = {f.name for f in fields(recipe_of(run).Config)}
+        execute(run, parameters_of(run, "check") | {name: place for name, place in places.items() if name in known}, tmp_path / run, "check", "named")
+        assert (tmp_path / run / "metrics.json").read_bytes() == (finished / "results/check" / run / "metrics.json").read_bytes(), run
 
 
 def test_a_deleted_figure_comes_back_the_same(finished):

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 
 from slotpapers.data.prepared import save_prepared
@@ -18,7 +17,7 @@ from slotpapers.recipes import slotfm_sweeps
 from slotpapers.recipes.configuration import make_config
 from slotpapers.runs import PROFILES, RUNS, execute, pack, parameters_of, parse_setting, recipe_of, scratch_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs")]      # one worker, so that the runs are made once
 HERE = Path(__file__).parent
 FIELDS = {run: {f.name for f in fields(recipe_of(run).Config)} for run in RUNS}
 
@@ -48,17 +47,6 @@ def test_a_bare_machine_makes_every_result(ran):
         assert not scratch_folder(out).exists()
     with tarfile.open(ran / "out/slotfm-pretrain.tar") as parcel:
         assert "slotfm-pretrain/metrics.json" in parcel.getnames()
-
-
-def test_the_notebook_gives_equal_numbers(ran, root, monkeypatch):
-    "The five cells and the five steps are one run."
-    monkeypatch.chdir(ran)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for run in RUNS:
-        extra = {"weights": "out/slotfm-pretrain/weights"} if "weights" in FIELDS[run] else {}
-        parameters = parameters_of(run, "check", root) | {"prepared": "data/prepared/check", "out": f"book/{run}", "profile": "check"} | extra
-        papermill.execute_notebook(root / f"nbs/85_runs/{run.replace('-', '_')}.ipynb", None, parameters=parameters, progress_bar=False, cwd=ran)
-        assert (ran / "book" / run / "metrics.json").read_bytes() == (ran / "out" / run / "metrics.json").read_bytes()
 
 
 def test_mistakes_are_named(root, tmp_path):

@@ -1,0 +1,310 @@
+"SmoothSA's recipes: words that are refused, arms that differ where they say, scores against loops, and runs that resume."
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from slotpapers.core.seeds import forked_rng
+from slotpapers.evaluation.segmentation import mean_iou
+from slotpapers.models.smoothsa import SmoothSA
+from slotpapers.models.smoothsa_baselines import ARMS
+from slotpapers.recipes import smoothsa_images, smoothsa_videos
+from slotpapers.recipes.configuration import make_config
+from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, trainings
+from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
+from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, passes, round_masks,
+                                                segmentation_scores, token_gradients, trivial_labels, video_scores)
+from slotpapers.runs import PROFILES, parameters_of
+
+TINY = dict(scenes="B, 32, 2, 3", encoder="fourier, 8, 8", model="16, 16, 1", steps=2, batch_size=2)
+RECIPES = {"smoothsa-images": smoothsa_images, "smoothsa-videos": smoothsa_videos}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scene_sets("B, 32, 2, 3", "8, 5", "fourier, 8, 8")
+
+
+@pytest.fixture(scope="module")
+def videos():
+    return scene_sets("B, 32, 2, 3", "4, 3", "fourier, 8, 8", (3, 5))
+
+
+def model_of(arm, sets, clip=1, **more):
+    with forked_rng(0, "init"):
+        return arm_model(arm, Study(**TINY), sets, clip=clip, **more)
+
+
+# Words
+
+@pytest.mark.parametrize("text, says", [("B, 48, 2", "difficulty, pixels"), ("B, 48, 2, many", "difficulty, pixels"), ("Q, 48, 2, 4", "difficulty must be one of")])
+def test_scenes_in_words_that_make_no_sense(text, says):
+    with pytest.raises(ValueError, match=says):
+        scene_plan(text)
+
+
+@pytest.mark.parametrize("text, says", [("", "kind of encoder"), ("resnet, 4, 32", "kind of encoder"), ("fourier, 4", "patch and channels"), ("conv, 4, wide", "patch and channels")])
+def test_encoders_in_words_that_make_no_sense(text, says):
+    with pytest.raises(ValueError, match=says):
+        named_encoder(text)
+
+
+@pytest.mark.parametrize("text", ["8", "8, 0", "8, 4, 2"])
+def test_numbers_of_scenes_come_in_pairs(text):
+    with pytest.raises(ValueError, match="n_scenes must name scenes for training and held-out ones"):
+        scene_sets("B, 32, 2, 3", text, "fourier, 8, 8")
+
+
+@pytest.mark.parametrize("text", ["4", "4, 1"])
+def test_clips_have_at_least_two_frames(text):
+    with pytest.raises(ValueError, match="at least 2 each"):
+        smoothsa_videos.data(smoothsa_videos.Config(**TINY, frames=text))
+
+
+def test_an_arm_named_twice_is_refused():
+    with pytest.raises(ValueError, match="each arm once; got smoothsa, dias, smoothsa"):
+        trainings(Study(arms="smoothsa", once="dias, smoothsa"))
+
+
+def test_an_unknown_arm_is_named():
+    with pytest.raises(ValueError, match="arm must be one of"):
+        check_arm("slate", False)
+
+
+# Scenes
+
+def test_scenes_do_not_depend_on_how_many_are_drawn_at_once(images):
+    plan, encoder = scene_plan("B, 32, 2, 3"), named_encoder("fourier, 8, 8")
+    parts = draw_split(plan, encoder, 5, seed=1, keep=True, chunk=2)
+    assert torch.equal(parts.features, images.held.features) and torch.equal(parts.segments, images.held.segments)
+    assert parts.checksum == images.held.checksum and np.array_equal(parts.colours, images.held.colours)
+
+
+def test_a_clip_of_one_frame_is_an_image_without_an_axis(images):
+    assert images.train.features.shape == (8, 16, 8) and images.held.frames.shape == (5, 32, 32, 3)
+
+
+def test_training_and_held_out_scenes_are_different(videos):
+    assert videos.train.features.shape == (4, 3, 16, 8) and videos.held.features.shape == (3, 5, 16, 8)
+    assert not torch.equal(videos.train.features[:3], videos.held.features[:, :3])
+
+
+def test_boxes_lie_around_the_objects_of_the_first_frame(videos):
+    for boxes, segments in zip(videos.held.boxes, videos.held.segments[:, 0]):
+        for k, box in enumerate(boxes, start=1):
+            pixels = (segments == k).nonzero()
+            if len(pixels):
+                rows, columns = pixels[:, 0], pixels[:, 1]
+                assert (32 * box).round().tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
+            else:
+                assert box.tolist() in ([0.0] * 4, [-1.0] * 4)
+
+
+# Arms
+
+EVERY = [(arm, video) for arm in (*ARMS, *ABLATIONS) for video in (False, True)]
+
+
+@pytest.mark.parametrize("arm, video", EVERY)
+def test_every_arm_trains_on_the_data_it_is_made_for(arm, video, images, videos):
+    sets = videos if video else images
+    try:
+        check_arm(arm, video)
+    except ValueError:
+        with pytest.raises(ValueError, match="which is for"):
+            model_of(arm, sets, clip=3 if video else 1)
+        return
+    model = model_of(arm, sets, clip=3 if video else 1).train()
+    batch = batches_of(sets.train, 2, 0)(0)
+    with forked_rng(0):
+        terms = arm_objective(arm, 10, every=1)(model, batch)
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values()) and ("contrast" in terms) == (video and arm not in ("slot_attention", "bo_qsa"))
+    asked = arm in ARMS and arm != "smoothsa" or arm in ("no_preheater", "fixed_start")
+    assert ("preheat" in terms) != asked
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.projector.parameters())
+
+
+@pytest.mark.parametrize("arm", ABLATIONS)
+def test_an_ablation_differs_from_smoothsa(arm, images, videos):
+    "In its parts, its rounds or its loss: otherwise it is no ablation."
+    video = arm in ("separate_weights", "rounds_1_1", "rounds_3_3")
+    sets, clip = (videos, 3) if video else (images, 1)
+    batch = batches_of(sets.train, 2, 0)(0)
+    results = []
+    for name in ("smoothsa", arm):
+        model = model_of(name, sets, clip).train()
+        with forked_rng(1):
+            terms = arm_objective(name, 1, every=1)(model, batch)
+        sum(terms.values()).backward()
+        gradients = [float(p.grad.square().sum()) if p.grad is not None else 0.0 for p in model.parameters()]
+        results.append((gradients, {n: float(t.detach()) for n, t in terms.items()}))
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize("weight", [10, 50, 200])
+def test_the_weight_of_an_arm_is_the_weight_of_its_loss(weight, images):
+    model, batch, losses = model_of("smoothsa", images), {"features": images.train.features[:2], "step": 0}, {}
+    for arm in ("smoothsa", f"weight_{weight}"):
+        with forked_rng(0):
+            losses[arm] = {name: term.item() for name, term in arm_objective(arm, 10)(model, batch).items()}
+    assert losses[f"weight_{weight}"]["preheat"] == pytest.approx(losses["smoothsa"]["preheat"] * weight / 100, rel=1e-6)
+    assert losses[f"weight_{weight}"]["rebuilt"] == losses["smoothsa"]["rebuilt"]
+
+
+def test_corruption_touches_decoder_and_target_and_only_its_steps(images):
+    model, losses = model_of("corrupted", images), {}
+    for arm, step in (("smoothsa", 4), ("corrupted", 3), ("corrupted", 4)):
+        with forked_rng(0):
+            losses[arm, step] = {n: t.item() for n, t in arm_objective(arm, 10, every=5)(model, {"features": images.train.features, "step": step}).items()}
+    assert losses["corrupted", 3] == losses["smoothsa", 4] != losses["corrupted", 4]
+    assert all(losses["corrupted", 4][name] != losses["smoothsa", 4][name] for name in ("rebuilt", "preheat"))
+
+
+def test_batches_are_the_same_for_every_arm_and_differ_by_seed_and_step(images):
+    one, other = batches_of(images.train, 3, 0), batches_of(images.train, 3, 1)
+    assert torch.equal(one(5)["features"], batches_of(images.train, 3, 0, boxes=True)(5)["features"])
+    assert not torch.equal(one(5)["features"], one(6)["features"]) and not torch.equal(one(5)["features"], other(5)["features"])
+    assert len(batches_of(images.train, 99, 0)(0)["features"]) == 8, "no scene twice in a batch"
+
+
+# Scores
+
+def test_label_maps_take_the_largest_share_after_enlarging():
+    masks = torch.rand(3, 4, 16, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    big = torch.nn.functional.interpolate(masks.reshape(3, 4, 4, 4), (9, 9), mode="bilinear")
+    assert torch.equal(label_maps(masks, 9), big.argmax(dim=1))
+
+
+def test_a_score_is_the_mean_over_scenes_in_percent():
+    stream = torch.Generator().manual_seed(0)
+    pred, true = torch.randint(0, 4, (5, 8, 8), generator=stream), torch.randint(0, 3, (5, 8, 8), generator=stream)
+    one_by_one = [100 * mean_iou(p[None], t[None], include_background=True).item() for p, t in zip(pred, true)]
+    assert segmentation_scores(pred, true)["miou"] == pytest.approx(np.mean(one_by_one), abs=1e-10)
+    assert set(segmentation_scores(pred, true, objects=True)) - set(segmentation_scores(pred, true)) == {"mbo_objects", "miou_objects"}
+
+
+def test_a_scene_without_objects_is_left_out_of_the_foreground_score():
+    true = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
+    assert segmentation_scores(true, true)["ari_fg"] == 100
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_a_grid_has_as_many_blocks_as_slots_of_nearly_equal_area(n):
+    labels, counts = block_grid(n, 48).unique(return_counts=True)
+    assert labels.tolist() == list(range(n)) and counts.max() <= 2 * counts.min()
+
+
+def test_kmeans_finds_clusters_that_are_there_and_holds_them_over_a_clip():
+    stream = np.random.default_rng(0)
+    truth = torch.from_numpy(stream.integers(0, 3, (4, 16)))
+    features = torch.nn.functional.one_hot(truth, 3).float() * 5 + torch.from_numpy(stream.normal(size=(4, 16, 3))).float() * 0.1
+    assert segmentation_scores(kmeans_labels(features, 3, 0).flatten()[None], truth.flatten()[None])["ari"] == 100
+
+
+def test_random_labels_depend_on_the_seed_alone(images):
+    draws = [trivial_labels("random", images.held, 4, seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2]) and draws[0].max() == 3
+
+
+def test_rounds_end_where_the_model_ends(images):
+    model = model_of("smoothsa", images)
+    masks, (output,) = round_masks(model, images.held, 3), passes(model, images.held, 3)
+    assert torch.equal(masks["attention"][-1], output.masks) and torch.allclose(masks["decoder"][-1], output.decoder_masks, atol=1e-6)
+
+
+def test_noise_is_the_same_for_every_arm_of_a_seed(images):
+    first, second = (next(iter(passes(model_of(arm, images), images.held, 0))) for arm in ("no_preheater", "corrupted"))
+    cold = model_of("corrupted", images)
+    cold.start.preheater = None
+    (third,) = passes(cold, images.held, 0)
+    assert torch.equal(first.queries, third.queries) and not torch.equal(first.queries, second.queries)
+
+
+def test_unmarked_scores_are_those_of_the_source_asked_for(images, videos):
+    scores = image_scores(model_of("smoothsa", images), images.held, 0, scored="masks")
+    assert scores["total"] == scores["total.attention.3"] != scores["total.decoder.3"] and "total_draw_sd" not in scores
+    tubes = video_scores(model_of("smoothsa", videos, clip=3), videos.held, 0, scored="masks", draws=2)
+    assert tubes["total"] == tubes["total.attention"] and tubes["total_draw_sd"] >= 0
+
+
+def test_a_tube_is_one_sample(videos):
+    "A slot that changes its object half way keeps each frame's score and loses the tube's."
+    true = videos.held.segments
+    swapped = true.clone()
+    swapped[:, 3:] = 5 - swapped[:, 3:]
+    frames = segmentation_scores(swapped.flatten(0, 1), true.flatten(0, 1))
+    assert frames["ari"] == 100 and segmentation_scores(swapped, true)["ari"] < 90
+
+
+def test_gradients_are_those_of_autograd_by_hand(videos):
+    model = model_of("randsfq", videos, clip=3, transition_dropout=0.0)
+    batch = {"features": videos.train.features[:2], "step": 0}
+    with forked_rng(0):
+        found = token_gradients(model, arm_objective("randsfq", 10), batch)
+    nudge = torch.zeros(2, 3, 16, 8, requires_grad=True)
+    hook = model.projector.register_forward_hook(lambda module, inputs, tokens: tokens + nudge)
+    with forked_rng(0):
+        sum(arm_objective("randsfq", 10)(model.train(), batch).values()).backward()
+    hook.remove()
+    assert torch.allclose(found, nudge.grad, atol=1e-7)
+    assert gradient_scores(found)["gradient_norm.1"] == pytest.approx(nudge.grad[:, 1].flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+
+
+def test_gradient_variation_by_hand():
+    gradient = torch.zeros(1, 2, 1, 1)
+    gradient[0, :, 0, 0] = torch.tensor([1.0, 3.0])
+    assert gradient_scores(gradient) == {"gradient_norm.0": 1.0, "gradient_norm.1": 3.0, "gradient_variation": 0.5}
+
+
+# Runs
+
+@pytest.mark.parametrize("run", RECIPES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_builds_its_arms_and_takes_a_step(run, profile, root, tmp_path):
+    "The paper's at full width; frozen features of the same shape stand in for photographs and DINOv2."
+    recipe, config = RECIPES[run], make_config(RECIPES[run].Config, parameters_of(run, profile, root))
+    plan, wide = scene_plan(config.scenes), config.encoder.startswith("dinov2")
+    small = dict(n_scenes="2, 1", n_seeds=1, steps=1, batch_size=2, precision="32-true")
+    stand_in = {"encoder": "fourier, 16, 384"} if wide else {}
+    quick = replace(config, **small, **stand_in, **({"frames": "2, 2"} if run == "smoothsa-videos" else {}))
+    if wide:       # every arm is built; the first takes a step
+        arms = recipe.build(quick, recipe.data(quick))
+        assert {model.decoder.token_dim for model in arms.values()} == {384} and {model.attention.slot_dim for model in arms.values()} == {256}
+        quick = replace(quick, arms="smoothsa", once="", **({"boxes": "smoothsa"} if run == "smoothsa-videos" else {}))
+    data = recipe.data(quick)
+    models = recipe.build(quick, data)
+    fitted = recipe.fit(quick, data, models, None)
+    assert set(fitted) == set(models) and all(found.trained.stopped_at == 1 for found in fitted.values()) and plan.n_slots == data.plan.n_slots
+
+
+def test_paper_has_the_papers_numbers(root):
+    images, videos = (parameters_of(run, "paper", root) for run in RECIPES)
+    assert (images["steps"], images["batch_size"], images["lr"], images["model"]) == (50_000, 32, 2e-4, "256, 384, 4")
+    assert (videos["steps"], videos["batch_size"], videos["lr"], videos["dropout"], videos["frames"]) == (50_000, 8, 5e-5, 0.5, "6, 24")
+    assert scene_plan(images["scenes"]).n_slots == scene_plan(videos["scenes"]).n_slots == 11
+    model = SmoothSA()
+    assert (model.attention.slot_dim, model.decoder.token_dim, len(model.decoder.blocks)) == (256, 384, 4), "as the words say"
+
+
+def test_a_killed_run_goes_on_to_the_same_scores(tmp_path):
+    config = smoothsa_images.Config(**TINY | dict(steps=4), n_scenes="6, 3", arms="smoothsa", once="dias")
+    data = smoothsa_images.data(config)
+    whole = smoothsa_images.fit(config, data, smoothsa_images.build(config, data), tmp_path / "whole")
+    cut = dict(list(smoothsa_images.build(config, data).items())[:1])
+    smoothsa_images.fit(config, data, cut, tmp_path / "cut")                      # the second arm was not reached
+    resumed = smoothsa_images.fit(config, data, smoothsa_images.build(config, data), tmp_path / "cut")
+    assert [found.trained.resumed_from for found in resumed.values()] == [4, 0]
+    expected, got = (json.dumps(smoothsa_images.score(config, data, fitted)) for fitted in (whole, resumed))
+    assert got == expected
+
+
+def test_a_checkpoint_of_another_loss_is_not_taken_over(tmp_path):
+    config = smoothsa_images.Config(**TINY, n_scenes="6, 3", arms="corrupted", corrupt_every=1)
+    data = smoothsa_images.data(config)
+    smoothsa_images.fit(config, data, smoothsa_images.build(config, data), tmp_path)
+    other = replace(config, corrupt_every=2)
+    again = smoothsa_images.fit(other, data, smoothsa_images.build(other, data), tmp_path)
+    assert again["corrupted-0"].trained.resumed_from == 0

@@ -12,6 +12,7 @@ import importlib
 import sys
 import tarfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,8 @@ RUNS = {
     "slotfm-probe": "slotpapers.recipes.slotfm_probe",
     "slotfm-sweeps": "slotpapers.recipes.slotfm_sweeps",
     "slotfm-questions": "slotpapers.recipes.slotfm_questions",
+    "smoothsa-images": "slotpapers.recipes.smoothsa_images",
+    "smoothsa-videos": "slotpapers.recipes.smoothsa_videos",
 }
 PROFILES = ("check", "smoke", "cpu", "gpu", "paper")
 
@@ -159,7 +162,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pack", action="store_true", help="also pack the results into one tar of at most 16 MB")
     given = parser.parse_args(arguments)
     try:
-        parameters = {"prepared": f"data/prepared/{given.profile}"} | parameters_of(given.run, given.profile, given.root)
+        parameters = parameters_of(given.run, given.profile, given.root)
+        if any(field.name == "prepared" for field in fields(recipe_of(given.run).Config)):      # a run that draws its data reads no prepared set
+            parameters = {"prepared": f"data/prepared/{given.profile}"} | parameters
         parameters |= dict(parse_setting(s) for s in given.set)
         for dataset in datasets_of(parameters):
             prepare_missing(given.profile, dataset, parameters["prepared"], given.root)

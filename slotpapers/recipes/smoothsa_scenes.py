@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from ..blocks.vision_encoders import Frozen, make_encoder
-from ..core.records import Scene
+from ..core.scene_records import Scene
 from ..core.shapes import check_option
 from ..data.scene_parts import COLOURS, DIFFICULTIES
 from ..data.scenes import scene_images, scene_videos

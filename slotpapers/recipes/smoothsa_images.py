@@ -20,7 +20,8 @@ from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import TRIVIAL, image_scores, label_maps, motion_scores, round_masks, score_row, segmentation_scores, trivial_labels
+from .smoothsa_scores import (TRIVIAL, competence, image_scores, label_maps, motion_scores, round_masks, score_row,
+                                                segmentation_scores, trivial_labels)
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #3459e8a6
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
         for kind in TRIVIAL:
             values = segmentation_scores(trivial_labels(kind, data.held, data.plan.n_slots, seed), data.held.segments, objects=True)
             rows += [score_row(kind, name, seed, metric, value) for metric, value in values.items()]
-    return rows
+    return rows + competence(rows)
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #9cad8ae8
 SHOWN = ("smoothsa", "no_preheater", "slot_attention", "dinosaur", "dias")      # arms whose masks are drawn

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'TRIVIAL', 'SOURCES', 'label_maps', 'segmentation_scores', 'score_row', 'block_grid', 'trivial_labels',
-           'kmeans_labels', 'passes', 'round_masks', 'round_distances', 'slot_cosine', 'motion_scores', 'image_scores',
-           'video_scores', 'token_gradients', 'gradient_scores']
+           'kmeans_labels', 'competence', 'passes', 'round_masks', 'round_distances', 'slot_cosine', 'motion_scores',
+           'image_scores', 'video_scores', 'token_gradients', 'gradient_scores']
 
 # %% ../../nbs/80_recipes/smoothsa_scores.ipynb #d999fe80
 from collections.abc import Iterator
@@ -97,6 +97,17 @@ def kmeans_labels(features: Float[Tensor, "*T N C"], n_clusters: int, seed: int)
     state = int(numpy_stream(seed, "kmeans").integers(2**31))
     found = KMeans(n_clusters, n_init=3, random_state=state).fit_predict(rows)
     return torch.from_numpy(found).long().reshape(features.shape[:-1])
+
+# %% ../../nbs/80_recipes/smoothsa_scores.ipynb #c287d27b
+def competence(rows: list[dict]) -> list[dict]:
+    "A row `competent`, 1 or 0, for every arm that was trained, data set and seed."
+    totals = {(r["arm"], r["dataset"], r["seed"]): r["value"] for r in rows if r["metric"] == "total"}
+    made = []
+    for (arm, dataset, seed), total in totals.items():
+        if arm not in TRIVIAL:
+            bar = max(totals[kind, dataset.removesuffix("_boxes"), seed] for kind in ("random", "one_cluster", "grid"))
+            made.append(score_row(arm, dataset, seed, "competent", float(total > bar)))
+    return made
 
 # %% ../../nbs/80_recipes/smoothsa_scores.ipynb #de742b8a
 def passes(

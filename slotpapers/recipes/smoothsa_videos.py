@@ -22,7 +22,7 @@ from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import (SOURCES, gradient_scores, label_maps, passes, score_row, segmentation_scores, token_gradients,
+from .smoothsa_scores import (SOURCES, competence, gradient_scores, label_maps, passes, score_row, segmentation_scores, token_gradients,
                                                 trivial_labels, video_scores)
 
 # %% ../../nbs/80_recipes/smoothsa_videos.ipynb #8696bc2a
@@ -109,7 +109,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
         for kind in ("random", "one_cluster", "grid"):
             values = segmentation_scores(trivial_labels(kind, data.held, data.plan.n_slots, seed), data.held.segments, objects=True)
             rows += [score_row(kind, data.plan.name, seed, metric, value) for metric, value in values.items()]
-    return rows
+    return rows + competence(rows)
 
 # %% ../../nbs/80_recipes/smoothsa_videos.ipynb #d99af558
 SHOWN = ("smoothsa", "rounds_1_1", "rounds_3_3", "no_preheater", "randsfq", "slotcontrast")     # arms that are drawn

@@ -102,7 +102,7 @@ class Split:
         cut = {name: None if getattr(self, name) is None else getattr(self, name)[:n] for name in ("features", "boxes", "colours", "segments", "frames")}
         return replace(self, **cut)
 
-
+# %% ../../nbs/80_recipes/smoothsa_scenes.ipynb #feda9603
 def draw_split(
     plan: ScenePlan,
     encoder: Frozen,

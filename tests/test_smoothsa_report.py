@@ -1,14 +1,22 @@
 "SmoothSA's printed numbers, its claims and findings, and the report that is drawn from its runs."
 import copy
 import hashlib
+import re
+import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from slotpapers.core.results import read_json, write_json
 from slotpapers.evaluation import paper_tables_smoothsa as P
 from slotpapers.evaluation.claims import load_claims
 from slotpapers.evaluation.paper_tables import load_tables
+from slotpapers.figures import smoothsa as F
 from slotpapers.recipes import findings_smoothsa as S
+from slotpapers.recipes import smoothsa_report as R
+from slotpapers.recipes import smoothsa_tables as B
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +160,95 @@ class Causal(torch.nn.Module):
 
 def test_the_filter_keeps_what_the_comparison_says(tables):
     assert S.kept_pairs(tables, slots=4, most=3) == {"released": [1, 2, 2], "overlapping": [1, 2, 3]}
+
+
+# ---------------------------------------------------------------------------------------------------------------- report
+METRICS = ("ari", "ari_fg", "mbo", "miou", "ari_sum", "total", "mbo_objects", "miou_objects")
+
+
+def row(arm, metric, value, seed=0, dataset="scenes_b", **more):
+    return dict(arm=arm, dataset=dataset, seed=seed, fold=0, metric=metric, value=value, **more)
+
+
+def leave(folder, stage, scores, arrays, seeds=2, frames=(1, 1), **parameters):
+    "What a run leaves, made up."
+    data = dict(name="scenes_b", simulated=True, difficulty="B", n_objects="2 to 4", size=16, frames=list(frames))
+    write_json(folder / stage / "metrics.json", dict(profile="check", seeds=list(range(seeds)), parameters=dict(arms="smoothsa, no_preheater", steps=4) | parameters, data=[data], scores=scores))
+    np.savez(folder / stage / "figures.npz", **arrays)
+
+
+@pytest.fixture
+def results(tmp_path):
+    "A folder of made-up results of all four runs."
+    draw, folder = np.random.default_rng(0), tmp_path / "results"
+    labels = lambda *shape: draw.integers(0, 3, shape).astype(np.uint8)
+    images = [row(arm, m, float(draw.random()), s) for arm in ("smoothsa", "no_preheater", "corrupted") for s in (0, 1) for m in METRICS]
+    images += [row(arm, f"total.{source}.{k}", 10.0 * k, s) for arm in R.PAIR for source in R.SOURCES for k in (1, 2, 3) for s in (0, 1)]
+    images += [row(arm, f"distance.{k}", 1 / k, s) for arm in R.PAIR for k in (1, 2, 3) for s in (0, 1)] + [row(arm, "distance_share_falling", 1.0, s) for arm in R.PAIR for s in (0, 1)]
+    images += [row("dias", "ari", None, reason="skipped: needs 8 GB"), row("weight_10", "ari_sum", 1.0)]
+    arrays = {"example.images": draw.integers(0, 255, (2, 16, 16, 3)).astype(np.uint8), "example.truth": labels(2, 16, 16), "contraction.step": np.array([2, 4])}
+    arrays |= {f"example.{arm}.{source}": labels(3, 2, 16, 16) for arm in R.PAIR for source in R.SOURCES} | {f"contraction.{arm}-{s}": draw.random((2, 3)) for arm in R.PAIR for s in (0, 1)}
+    leave(folder, "smoothsa-images", images, arrays)
+    videos = [row(arm, m, float(draw.random()), s, d) for arm in ("smoothsa", "rounds_3_3") for s in (0, 1) for m in (*METRICS, "gradient_variation") for d in ("scenes_b", "scenes_b_boxes")]
+    leave(folder, "smoothsa-videos", videos, {"example.frames": draw.integers(0, 255, (8, 16, 16, 3)).astype(np.uint8), "example.truth": labels(8, 16, 16), "example.smoothsa.decoder": labels(8, 16, 16),
+          "gradient.smoothsa": draw.random((3, 2, 2)), "gradient.rounds_3_3": draw.random((3, 2, 2))}, frames=(3, 8))
+    asked = [row(f"smoothsa.{rule}", m, v, s) for rule in ("fixed_1", "fixed_3", "adaptive_0.1") for m, v in (("rounds", 2.0), ("total", 50.0), ("multiply_adds", 3.0)) for s in (0, 1)]
+    asked += [row(arm, m, 1.0, s) for arm in ("cold_4", "weight_100_4", "cold_2", "weight_100_2") for m in ("total", "total.attention", "slot_cosine") for s in (0, 1)]
+    leave(folder, "smoothsa-questions", asked + [row("fixed_start", "same_order", 1.0)], {}, weights="w")
+    leave(folder, "smoothsa-cost", [row("smoothsa", m, 5.0, 0, "images") for m in ("parameters", "multiply_adds_infer", "rounds")], {}, seeds=1)
+    write_json(folder / "smoothsa-cost" / "timings.json", {"machine": {"device": "cpu", "processor": "made up"}, "clock": "processor time", "rows": [
+        dict(arm="smoothsa", dataset="images", train_ms=1.0, train_ms_sd=None, infer_ms=1.0, infer_ms_sd=0.1, train_memory_mb=2.0, infer_memory_mb=1.0)]})
+    return folder
+
+
+PICTURES = {"masks-decoder", "masks-attention", "rounds", "rounds-of-one", "contraction", "corruption", "masks-clip", "gradients", "compute", "hurts"}
+TABLES = {"images", "videos", "ablations", "cost", "corruption", "contraction", "adaptive", "order", "afterwards"}
+
+
+def test_a_report_of_everything(results, root, tmp_path):
+    names = R.write_report(results, root / "data/papers", tmp_path / "out")
+    assert {n for n in names if n.endswith(".svg")} == {f"{n}.svg" for n in PICTURES} and {n for n in names if n.endswith(".md")} == {f"{n}.md" for n in TABLES}
+    for name in PICTURES:
+        words = read_json(tmp_path / f"out/{name}.json")
+        assert "enerated" in words["caption"] and "profile check" in words["caption"] and words["alt"] != words["caption"]
+    text = {name: (tmp_path / f"out/{name}.md").read_text() for name in TABLES}
+    assert all(method in text["images"] for method in ("SLATE | not run", "SlotDiffusion | not run", "SPOT | not run")) and "STEVE | not run" in text["videos"] and "VideoSAUR | not run" in text["videos"]
+    assert "29.3 ± 1.0" in text["images"] and "36.0 ± 0.5" in text["videos"] and "from the boxes of the first frame" in text["videos"] and "| DIAS |  |" not in text["images"]
+    assert "processor time" in text["cost"] and "7.1" in text["cost"] and "not run" in text["ablations"]
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    R.write_report(results, root / "data/papers", tmp_path / "out")
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}, "the same bytes"
+
+
+def test_what_was_not_run_is_left_out(results, root, tmp_path):
+    for stage in ("smoothsa-videos", "smoothsa-questions", "smoothsa-cost"):
+        shutil.rmtree(results / stage)
+    names = R.write_report(results, root / "data/papers", tmp_path / "out")
+    assert {n for n in names if n.endswith(".md")} == {"images.md", "ablations.md", "corruption.md", "contraction.md"} and not {"gradients.svg", "compute.svg"} & set(names)
+    shutil.rmtree(results / "smoothsa-images")
+    assert R.write_report(results, root / "data/papers", tmp_path / "none") == ["ablations.csv", "ablations.md"]
+
+
+def test_ablations_are_paired_by_seed():
+    scores = [row("smoothsa", "ari_sum", v, s) for s, v in enumerate((10.0, 20.0, 90.0))] + [row("weight_10", "ari_sum", v, s) for s, v in enumerate((11.0, 22.0))]
+    change = B.paired_change(B.as_frame(scores), "weight_10", "smoothsa", "scenes_b", "ari_sum")
+    assert change.to_dict() == {0: 1.0, 1: 2.0}
+
+
+def test_clusters_are_matched_one_to_one():
+    true = np.array([[0, 0, 0, 1, 1, 2]])
+    assert F.matched_labels(np.array([[5, 5, 5, 5, 7, 9]]), true).tolist() == [[0, 0, 0, 0, 1, 2]]
+    assert F.matched_labels(np.array([[4, 4, 4, 4, 4, 4]]), true).tolist() == [[0] * 6]
+    many = F.matched_labels(np.array([[1, 2, 3, 4, 5, 6]]), true)
+    assert sorted(many[0]) == [0, 1, 2, 3, 4, 5] and many[0, 5] == 2, "left-over clusters are numbered after the segments"
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: F.fig_smoothsa_gradients({"a": np.ones((2, 3, 3)), "b": np.ones((3, 3, 3))}, {"a": 0.1, "b": 0.1}), "must be (2, h, w); got (3, 3, 3)"),
+    (lambda: F.fig_smoothsa_masks(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), int), {"a": np.zeros((2, 2, 2), int)}), "at the size of the images"),
+    (lambda: F.fig_smoothsa_rounds(pd.DataFrame({"arm": []})), "must have the columns"),
+    (lambda: F.fig_smoothsa_changes(pd.DataFrame(columns=["arm", "metric", "seed", "value"])), "no row"),
+], ids=["frames", "size", "columns", "empty"])
+def test_what_cannot_be_drawn_is_refused(call, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        call()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import linear_sum_assignment
@@ -174,10 +174,11 @@ def fig_smoothsa_gradients(
     side = min((PAGE_WIDTH - 1.5) / frames, 1.0)
     fig = PageFigure(figsize=(PAGE_WIDTH, 0.5 + (side + 0.3) * len(maps)), layout="constrained")
     for line, (arm, each) in zip(fig.subplots(len(maps), frames, squeeze=False), maps.items(), strict=True):
-        share = 100 * each.sum(axis=(1, 2)) / max(each.sum(), 1e-30)
+        share, top = 100 * each.sum(axis=(1, 2)) / max(each.sum(), 1e-30), max(float(each.max()), 1e-30)
         for t, ax in enumerate(line):
-            ax.imshow(each[t], cmap="magma", vmin=0, vmax=max(float(each.max()), 1e-30), interpolation="nearest")
+            ax.imshow(each[t].clip(1e-3 * top), cmap="magma", norm=LogNorm(1e-3 * top, top), interpolation="nearest")
             ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
             ax.set_title(f"{share[t]:.0f} %" if t else f"frame 1: {share[t]:.0f} %", fontsize=8, loc="center")
         line[0].set_ylabel(f"{names.get(arm, arm)}\nvariation {variation[arm]:.2f}", rotation=0, ha="right", va="center")
     fig.suptitle(title or None, x=0.01, ha="left")
@@ -193,12 +194,12 @@ def fig_smoothsa_contraction(
 ) -> Figure:
     "How far each round moves the slots, against optimiser steps; one panel a round, on one scale."
     check_rows("distances", distances, ("arm", "seed", "step", "round", "value"))
-    names, colors, rounds = names or {}, arm_colors(distances["arm"]), sorted(set(distances["round"]))
+    names, colors, rounds, top = names or {}, arm_colors(distances["arm"]), sorted(set(distances["round"])), distances["value"].max()
     fig = PageFigure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
     axes = fig.subplots(1, len(rounds), sharey=True, squeeze=False)[0]
     for ax, k in zip(axes, rounds, strict=True):
         draw_arms(ax, distances[distances["round"] == k].rename(columns={"step": "x"}), colors)
-        ax.set(title=f"round {k}", xlabel="optimiser step", ylim=(0, None))
+        ax.set(title=f"round {k}", xlabel="optimiser step", ylim=(0, 1.08 * top))
     axes[0].set_ylabel("distance moved")
     fig.suptitle(title or None, x=0.01, ha="left")
     arm_legend(fig, colors, names, distances["seed"].nunique())

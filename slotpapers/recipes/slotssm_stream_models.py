@@ -74,9 +74,6 @@ class NamedBalls(nn.Module):
         return x + rearrange(self.leave(self.norm(read)), "(B T) K c -> B T K c", T=x.shape[1]), out.state
 
 # %% ../../nbs/80_recipes/slotssm_stream_models.ipynb #7c527972
-STREAM_ARMS = ("slotssm", "single_state", "single_state_wide", "single_state_split", "slotssm_no_mixer", "slotssm_zoh")
-
-
 def size(model: nn.Module) -> int:
     "Parameters."
     return sum(p.numel() for p in model.parameters())
@@ -95,6 +92,9 @@ def matched_single(
         wanted = size(StreamPredictor(SlotSSMCore(slot_dim, n_balls, n_layers, state_dim=state_dim), n_balls))
         dim = min(range(max(2, slot_dim // 2), slot_dim + 2), key=lambda d: abs(size(single(d)) - wanted))
     return single(dim)
+
+# %% ../../nbs/80_recipes/slotssm_stream_models.ipynb #35b5e109
+STREAM_ARMS = ("slotssm", "single_state", "single_state_wide", "single_state_split", "slotssm_no_mixer", "slotssm_zoh")
 
 
 def build_stream_model(

@@ -126,7 +126,9 @@ def train_one(
     loop = LoopConfig(steps=steps, lr=lr, optimizer="adamw", weight_decay=0.1, schedule="cosine", warmup_steps=steps // 10, seed=seed,
                       checkpoint_every=max(1, steps // 4), progress=False)
     kept = {} if folder is None else {"folder": folder, "keep": "checkpoint", "fingerprint": repr(config)}
-    return train(model, next_place, ClipBatches(make, config.batch_size, n=len(clips), seed=seed), loop, **kept)
+    trained = train(model, next_place, ClipBatches(make, config.batch_size, n=len(clips), seed=seed), loop, **kept)
+    model.to(clips.device)            # scored where the clips are
+    return trained
 
 
 @torch.no_grad()

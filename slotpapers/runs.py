@@ -29,6 +29,7 @@ RUNS = {
     "slotfm-probe": "slotpapers.recipes.slotfm_probe",
     "slotfm-sweeps": "slotpapers.recipes.slotfm_sweeps",
     "slotfm-questions": "slotpapers.recipes.slotfm_questions",
+    "slotfm-baselines": "slotpapers.recipes.slotfm_baselines",
     "slotssm-streams": "slotpapers.recipes.slotssm_streams",
     "smoothsa-images": "slotpapers.recipes.smoothsa_images",
     "smoothsa-videos": "slotpapers.recipes.smoothsa_videos",

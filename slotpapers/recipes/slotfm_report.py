@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARM_NAMES', 'RUNS', 'TASK_NAMES', 'BAND_NAMES', 'data_title', 'score_frame', 'Results', 'paper_rows', 'probe_table',
-           'fig_probe', 'fig_slot_use', 'fig_embedding', 'fig_sweeps', 'curve_frame', 'fig_curves', 'fig_masks',
-           'fig_rebuilt', 'about', 'write_tables', 'write_pictures', 'write_slots', 'write_sweeps', 'write_report',
-           'probe_alt']
+           'fig_probe', 'methods_table', 'fig_methods', 'updates_note', 'fig_slot_use', 'fig_embedding', 'fig_sweeps',
+           'curve_frame', 'fig_curves', 'fig_masks', 'fig_rebuilt', 'about', 'write_tables', 'write_methods',
+           'write_pictures', 'write_slots', 'write_sweeps', 'write_report', 'probe_alt']
 
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #6166805a
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from ..figures.slotfm import fig_slotfm_embedding, fig_slotfm_masks, fig_slotfm_
 from ..figures.tables import Table, save_table, score_table
 from ..figures.theme import save_figure
 from .configuration import words
-from .slotfm_tables import ablation_table, bands_table, questions_table, sizes_table, weights_table
+from .slotfm_tables import ablation_table, bands_table, questions_table, rivals_table, sizes_table, weights_table
 
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #7b43b508
 ARM_NAMES = {
@@ -31,8 +31,12 @@ ARM_NAMES = {
     "no_position": "no positions", "gaussian_start": "random start", "untrained": "SlotFM, untrained",
     "statistics_forest": "statistics + random forest", "macro_f1": "macro-F1", "rmse": "RMSE", "no_attention_head": "no attention in the head",
     "no_bands_demean": "one band, loss repaired", "motionsense": "MotionSense", "daphnet": "Daphnet (FoG)", "simulated": "simulated",
+    "autoencoder": "autoencoder", "autoencoder_fourier": "autoencoder, time in waves", "masked_autoencoder": "masked autoencoder",
+    "augmentation_prediction": "augmentation prediction", "simclr": "SimCLR", "relcon": "RelCon", "relcon_distance": "RelCon, its distance",
+    "untrained_encoder": "their encoder, untrained", "supervised": "their encoder, from scratch", "supervised_slotfm": "SlotFM, from scratch",
+    "deep_conv_lstm": "DeepConvLSTM, from scratch", "gru": "GRU, from scratch", "conv": "convolutions, from scratch", "mlp": "MLP, from scratch",
 }
-RUNS = ("slotfm-pretrain", "slotfm-probe", "slotfm-sweeps", "slotfm-questions")
+RUNS = ("slotfm-pretrain", "slotfm-probe", "slotfm-sweeps", "slotfm-questions", "slotfm-baselines")
 
 
 def data_title(description: Mapping) -> str:
@@ -115,6 +119,30 @@ def fig_probe(results: Results) -> Figure:
     scores = score_frame(results.metrics["slotfm-probe"]["scores"])
     chance = {name: 1 / len(results.classes(data)) for name, data in results.sets().items()}
     return fig_slotfm_scores(scores, chance=chance, names=ARM_NAMES, title="Frozen probes, on people that no head has seen")
+
+# %% ../../nbs/80_recipes/slotfm_report.ipynb #b0d84f85
+def methods_table(results: Results, tables: Mapping) -> Table:
+    "Comparison methods and classifiers from scratch with the paper's rows of Table 3, a column for each probed set."
+    metrics = results.metrics["slotfm-baselines"]
+    scores = score_frame(metrics["scores"])
+    sets = {each["name"]: each for each in reversed(metrics["data"]) if "task" in each}
+    names = ARM_NAMES | {f"{arm} (paper)": arm.replace("_", " ") for arm in tables["tables"]["table3"]["rows"]}
+    printed = [rows for name in sets if (rows := paper_rows(tables, name)) is not None]
+    return score_table(scores[scores.metric.isin(("macro_f1", "rmse"))], data=list(sets.values()), paper=pd.concat(printed) if printed else None,
+                       percent=["macro_f1"], names=names)
+
+
+def fig_methods(scores: list[dict], title: str = "") -> Figure:
+    "Macro-F1 of every arm of slotfm-baselines with its seeds, a panel for each set."
+    return fig_slotfm_scores(score_frame(scores), names=ARM_NAMES, title=title)
+
+
+def updates_note(results: Results) -> str:
+    "How many updates SlotFM and the methods had."
+    parameters, rows = results.metrics["slotfm-baselines"]["parameters"], results.metrics["slotfm-baselines"]["scores"]
+    ours = sorted({row["value"] for row in rows if row["metric"] == "steps" and row["arm"] == "slotfm"})
+    return (f"Updates in pre-training: SlotFM {' to '.join(f'{n:,}' for n in dict.fromkeys((ours[0], ours[-1])))}, each method at most {parameters['steps']:,} "
+            f"(RelCon's distance {parameters['distance_steps']:,}); from scratch at most {parameters['scratch_epochs']:,} epochs.")
 
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #ad1899ca
 TASK_NAMES = ARM_NAMES | {"simulated": "simulated activity", "simulated_impacts": "simulated impacts"}
@@ -204,6 +232,18 @@ def write_tables(results: Results, tables: Mapping, part: Path) -> None:
         save_table(questions_table(results.metrics["slotfm-questions"]["scores"]), part / "questions",
                    caption=f"Questions that the paper leaves open; mean ± sd over seeds. Rows compare within a question. {about(results, 'slotfm-questions')}")
 
+
+def write_methods(results: Results, tables: Mapping, part: Path) -> None:
+    "Tables 2 and 3 with the comparison methods, where they were run."
+    if "slotfm-baselines" in results.metrics:
+        scores, told = results.metrics["slotfm-baselines"]["scores"], f"{updates_note(results)} {about(results, 'slotfm-baselines')}"
+        save_table(methods_table(results, tables), part / "methods", caption="Table 3, the sets that lie here: SlotFM and the methods it is compared with, frozen and probed alike, and "
+                   f"classifiers from scratch; mean ± sd over seeds with folds averaged first (the paper's rows: over folds). {told}")
+        save_table(rivals_table(scores, tables, ARM_NAMES), part / "rivals", caption="Table 2 as distances: relative change against SlotFM of the same seed; negative is worse than "
+                   f"SlotFM. The paper's columns are means over its own tasks. {told}")
+        save_figure(fig_methods(scores, title="SlotFM and other methods, on people that no head has seen"), part / "methods", caption="SlotFM, the methods it is compared with, and "
+                    f"classifiers from scratch. Dots are seeds, bars their mean. {told}", alt="Bars of macro-F1 for every method with a dot for each seed, one panel a data set.")
+
 # %% ../../nbs/80_recipes/slotfm_report.ipynb #bcfcff87
 def write_pictures(results: Results, part: Path) -> None:
     "Figures 2, 4, 5 and 6, with scores and curves."
@@ -248,6 +288,7 @@ def write_report(
     results, tables = Results(results_folder), load_tables(Path(papers) / "slotfm.yaml")
     with whole_folder(out) as part:
         write_tables(results, tables, part)
+        write_methods(results, tables, part)
         write_pictures(results, part)
         write_sweeps(results, part)
         return sorted(path.name for path in part.iterdir())

@@ -147,19 +147,19 @@ def cost_table(
     tables: Mapping,
 ) -> Table:
     "Table 6: what an arm costs here, and what the paper printed."
-    found, lines = summary(as_frame(metrics["scores"])), []
-    machine = timings["machine"]
-    lines.append({"": f"**Measured here**: {', '.join(str(machine[key]) for key in ('processor', 'device') if machine.get(key))}; {timings.get('clock', 'time that passed')}"})
-    for row in timings["rows"]:
-        count = {m: found.get((row["arm"], row["dataset"], m), (float("nan"),))[0] for m in ("parameters", "multiply_adds_infer", "rounds")}
-        spread = lambda what: format_score(row[what], float("nan") if row.get(f"{what}_sd") is None else row[f"{what}_sd"], 1)
-        lines.append({"": f"{ARM_NAMES.get(row['arm'], row['arm'])}, {row['dataset']}", "training step (ms)": spread("train_ms"), "forward pass (ms)": spread("infer_ms"), "training memory (MB)": f"{row['train_memory_mb']:,.1f}",
+    found, clocked, machine = summary(as_frame(metrics["scores"])), as_frame(timings["scores"]), timings["machine"]
+    lines = [{"": f"**Measured here**: {', '.join(str(machine[key]) for key in ('processor', 'device') if machine.get(key))}; {timings['clock']}"}]
+    for (arm, kind), rows in clocked.groupby(["arm", "dataset"], sort=False):
+        clock = rows.groupby("metric")["value"].mean()
+        count = {m: found.get((arm, kind, m), (float("nan"),))[0] for m in ("parameters", "multiply_adds_infer", "rounds")}
+        spread = lambda what: format_score(clock[what], clock.get(f"{what}_sd", float("nan")), 1)
+        lines.append({"": f"{ARM_NAMES.get(arm, arm)}, {kind}", "training step (ms)": spread("train_ms"), "forward pass (ms)": spread("infer_ms"), "training memory (MB)": f"{clock['train_memory_mb']:,.1f}",
                       "multiply-adds (millions)": f"{count['multiply_adds_infer']:,.1f}", "rounds": f"{count['rounds']:g}", "parameters": f"{count['parameters']:,.0f}"})
     six = tables["tables"]["table6"]
     lines.append({"": "**Printed in the paper**: one V100", "training step (ms)": "hours in all", "training memory (MB)": "GB"})
     for data, rows in six["rows"].items():
         lines += [{"": f"{ARM_NAMES[method]}, {SET_NAMES[data]}, batch {six['batch'][data]}", "training step (ms)": f"{hours:g}", "training memory (MB)": f"{gigabytes:g}"} for method, (hours, gigabytes) in rows.items()]
-    return Table(pd.DataFrame(timings["rows"]), pd.DataFrame(lines).fillna(""))
+    return Table(clocked, pd.DataFrame(lines).fillna(""))
 
 # %% ../../nbs/80_recipes/smoothsa_tables.ipynb #c219f4e1
 def corruption_table(metrics: Mapping, tables: Mapping) -> Table:
@@ -209,7 +209,7 @@ def columns_table(
 def adaptive_table(metrics: Mapping) -> Table:
     "Fixed and adaptive numbers of rounds: score against compute."
     arms = {row["arm"]: None for row in metrics["scores"] if ".fixed_" in row["arm"] or ".adaptive_" in row["arm"]}
-    words = lambda arm: (lambda model, rule: f"{ARM_NAMES[model]}, " + (f"{rule[6:]} rounds" if rule.startswith("fixed") else f"until slots move less than {rule[9:]}"))(*arm.split(".", 1))
+    words = lambda arm: (lambda model, rule: f"{ARM_NAMES[model]}, " + (f"{rule[6:]} round" + "s" * (rule != "fixed_1") if rule.startswith("fixed") else f"until slots move less than {rule[9:]}"))(*arm.split(".", 1))
     return columns_table(metrics, {arm: words(arm) for arm in arms}, {"rounds": "rounds", "multiply_adds": "multiply-adds (millions)", "total": "total (%)", "total.attention": "total, attention (%)"},
                          {"rounds": 2, "multiply_adds": 2})
 

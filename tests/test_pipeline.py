@@ -138,7 +138,8 @@ def test_the_notebook_gives_equal_numbers(finished, tmp_path, monkeypatch):
     "The five cells that the pipeline ran and the five steps of a machine without notebooks are one run."
     monkeypatch.chdir(finished)
     for run in RUNS:
-        places = {"prepared": "data/prepared/check", "weights": "results/check/slotfm-pretrain/weights"}
+        origin = "smoothsa-images" if run.startswith("smoothsa") else "slotfm-pretrain"
+        places = {"prepared": "data/prepared/check", "weights": f"results/check/{origin}/weights"}
         known = {f.name for f in fields(recipe_of(run).Config)}
         execute(run, parameters_of(run, "check") | {name: place for name, place in places.items() if name in known}, tmp_path / run, "check", "named")
         assert (tmp_path / run / "metrics.json").read_bytes() == (finished / "results/check" / run / "metrics.json").read_bytes(), run

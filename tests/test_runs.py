@@ -33,7 +33,8 @@ def ran(root, tmp_path_factory):
     "Every run at check scale on a machine without notebook tools."
     folder = tmp_path_factory.mktemp("bare")
     for run in RUNS:
-        extra = ["--set", "weights=out/slotfm-pretrain/weights"] if "weights" in FIELDS[run] else ["--pack"]
+        origin = "smoothsa-images" if run.startswith("smoothsa") else "slotfm-pretrain"
+        extra = ["--set", f"weights=out/{origin}/weights"] if "weights" in FIELDS[run] else ["--pack"]
         done = bare(root, folder, run, "--profile", "check", "--out", f"out/{run}", "--commit", "named", *extra)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder

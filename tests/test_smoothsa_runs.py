@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from slotpapers.core.results import Stopwatch
 from slotpapers.core.seeds import forked_rng
 from slotpapers.evaluation.segmentation import mean_iou
 from slotpapers.models.smoothsa import SmoothSA
 from slotpapers.models.smoothsa_baselines import ARMS
-from slotpapers.recipes import smoothsa_images, smoothsa_videos
-from slotpapers.recipes.configuration import make_config
+from slotpapers.recipes import smoothsa_cost, smoothsa_images, smoothsa_questions, smoothsa_videos
+from slotpapers.recipes.configuration import make_config, words
 from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, trainings
 from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
 from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, passes, round_masks,
@@ -308,3 +309,122 @@ def test_a_checkpoint_of_another_loss_is_not_taken_over(tmp_path):
     other = replace(config, corrupt_every=2)
     again = smoothsa_images.fit(other, data, smoothsa_images.build(other, data), tmp_path)
     assert again["corrupted-0"].trained.resumed_from == 0
+
+
+# Questions
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    "Weights of a run on images, and the questions put to them."
+    folder = tmp_path_factory.mktemp("images")
+    study = smoothsa_images.Config(**TINY, n_scenes="8, 5", arms="smoothsa, no_preheater")
+    sets = smoothsa_images.data(study)
+    fitted = smoothsa_images.fit(study, sets, smoothsa_images.build(study, sets), None)
+    smoothsa_images.write(study, sets, fitted, [], folder, profile="check", watch=Stopwatch(), commit="none")
+    config = smoothsa_questions.Config(weights=str(folder / "weights"), rounds="1, 3", tolerances="0.2", most=4, lengths="1", preheat_weights="10", posthoc_steps=2)
+    return config, smoothsa_questions.data(config)
+
+
+def test_more_seeds_than_there_are_weights_are_refused(asked):
+    with pytest.raises(ValueError, match="n_seeds must be at most 1"):
+        smoothsa_questions.data(replace(asked[0], n_seeds=2))
+
+
+def test_every_image_stops_by_itself(asked):
+    "As a loop over images, each with a call of its own for every round."
+    config, data = asked
+    model = smoothsa_questions.build(config, data)["no_preheater-0"]
+    path = smoothsa_questions.trajectory(model, data.sets.held, 0, 4)
+    tolerance = float(path.moved[:, 1].median())
+    rounds = smoothsa_questions.stop_rounds(path.moved, tolerance)
+    (output,) = passes(model, data.sets.held, 0)
+    for i in range(5):
+        slots, tokens = output.queries[i:i + 1], model.encode(features=data.sets.held.features[i:i + 1]).tokens
+        for k in range(1, 5):
+            with torch.no_grad():
+                found = model.aggregate(tokens, slots, 1)
+            moved, slots = (found.slots - slots).square().mean().sqrt(), found.slots
+            if moved < tolerance or k == 4:
+                break
+        assert k == rounds[i] and torch.equal(label_maps(found.masks, 32)[0], path.labels["attention"][k - 1, i])
+
+
+def test_the_lengths_asked_for_are_trained_from_the_first_weights_of_the_run_on_images(asked):
+    config, data = asked
+    plan = smoothsa_questions.length_plan(replace(config, lengths="1, 7", preheat_weights="10, 100"), data.study)
+    assert plan["cold_7"] == ("no_preheater", 7) and plan["weight_100_1"] == ("smoothsa", 1) and plan["weight_10_7"] == ("weight_10", 7)
+    assert plan["fixed_start"] == ("fixed_start", data.study.steps)
+    fresh = smoothsa_images.build(data.study, data.sets)["smoothsa-0"].projector[1].weight
+    assert torch.equal(smoothsa_questions.build(config, data)["weight_10_1-0"].projector[1].weight, fresh)
+
+
+def test_a_round_costs_what_a_loop_over_rounds_adds(asked):
+    model = smoothsa_questions.build(*asked)["smoothsa-0"]
+    base, each = smoothsa_questions.round_costs(model, asked[1].sets.held.features[:1])
+    model.n_iters_first = 5
+    whole = smoothsa_cost.pass_cost(model, asked[1].sets.held.features[:1])
+    assert whole["multiply_adds_infer"] == pytest.approx(base + 5 * each, rel=1e-12) and whole["rounds"] == 5
+
+
+def test_a_preheater_learns_behind_a_frozen_model_which_stays_as_it_was(asked):
+    config, data = asked
+    frozen = smoothsa_questions.build(config, data)["no_preheater-0"]
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    later = smoothsa_questions.AfterTheFact(frozen)
+    loss = smoothsa_questions.imitate(later.train(), {"features": data.sets.train.features[:2]})["preheat"]
+    loss.backward()
+    assert all(p.grad is not None for p in later.preheater.parameters()) and {n.split(".")[0] for n in later.state_dict()} == {"preheater"}
+    assert all(p.grad is None for p in frozen.parameters()) and all(torch.equal(v, before[n]) for n, v in frozen.state_dict().items())
+    (cold,), (warm,) = (list(passes(model, data.sets.held, 0)) for model in (frozen, later.preheated()))
+    assert not torch.equal(cold.queries, warm.queries) and torch.equal(later.preheated().start.preheater.to_memory.weight, later.preheater.to_memory.weight)
+
+
+def test_order_is_found_by_matching(asked):
+    slots = torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(0))
+    shuffle = [2, 0, 1, 3]
+    assert smoothsa_questions.same_order(slots, slots + 1e-3) == 1
+    assert smoothsa_questions.same_order(slots, slots[:, shuffle]) == 0.25
+
+
+# Cost
+
+def test_counts_are_those_of_the_layers_by_hand():
+    "Slot attention alone: projections of the queries, products with the tokens, gates, MLP."
+    with forked_rng(0):
+        model = SmoothSA(n_slots=3, slot_dim=8, token_dim=6, n_tokens=16, decoder_dim=8, decoder_layers=1, transition="none", preheater="none")
+    tokens, queries = torch.randn(1, 16, 6), torch.randn(1, 3, 8)
+    one, two = (smoothsa_cost.multiply_adds(lambda: model.aggregate(tokens, queries, k)) for k in (1, 2))
+    K, D, N, C = 3, 8, 16, 6
+    assert two - one == K * D * D + K * D * C + 2 * K * N * C + K * C * D + 6 * K * D * D + 8 * K * D * D
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    cpu = torch.device("cpu")
+    weight = torch.zeros(1000, 1000, requires_grad=True)        # 4 MB that were there before
+    assert smoothsa_cost.peak_mb(lambda: weight.detach().add(1).mul_(2), cpu) == 4
+    assert smoothsa_cost.peak_mb(lambda: weight.detach()[:10], cpu) <= 4, "a view makes nothing new but its base is seen"
+    kept = smoothsa_cost.peak_mb(lambda: (weight.exp() * weight.cos()).sum().backward(), cpu)
+    assert 12 <= kept <= 32
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_counts_its_arms(profile, root):
+    config = make_config(smoothsa_cost.Config, parameters_of("smoothsa-cost", profile, root))
+    stand_in = {"encoder": "fourier, 16, 384"} if config.encoder.startswith("dinov2") else {}
+    quick = replace(config, batch_size=1, clips=1, n_seeds=1, **stand_in)
+    data = smoothsa_cost.data(quick)
+    models = smoothsa_cost.build(quick, data)
+    assert {(arm, kind) for arm, kind, _ in models} == {(a, "images") for a in words(config.image_arms)} | {(a, "videos") for a in words(config.video_arms)}
+    costs = {arm: smoothsa_cost.pass_cost(models[arm, "videos", 0], data.videos.train.features) for arm in ("smoothsa", "rounds_3_3")}
+    assert costs["smoothsa"]["rounds"] == config.frames + 2 and costs["rounds_3_3"]["rounds"] == 3 * config.frames
+    assert costs["smoothsa"]["multiply_adds_infer"] < costs["rounds_3_3"]["multiply_adds_infer"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_asks_its_questions_of_weights_that_it_has(profile, root):
+    config = make_config(smoothsa_questions.Config, parameters_of("smoothsa-questions", profile, root))
+    study = make_config(smoothsa_images.Config, parameters_of("smoothsa-images", profile, root))
+    assert config.n_seeds <= study.n_seeds and set(smoothsa_questions.LOADED) <= set(words(study.arms))
+    assert "3" in words(config.rounds) and config.most >= max(map(int, words(config.rounds)))
+    assert str(study.steps) not in words(config.lengths), "that length is there already"

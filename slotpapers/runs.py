@@ -33,6 +33,8 @@ RUNS = {
     "slotssm-streams": "slotpapers.recipes.slotssm_streams",
     "smoothsa-images": "slotpapers.recipes.smoothsa_images",
     "smoothsa-videos": "slotpapers.recipes.smoothsa_videos",
+    "smoothsa-questions": "slotpapers.recipes.smoothsa_questions",
+    "smoothsa-cost": "slotpapers.recipes.smoothsa_cost",
 }
 PROFILES = ("check", "smoke", "cpu", "gpu", "paper")
 

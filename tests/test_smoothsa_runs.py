@@ -335,7 +335,7 @@ def test_every_image_stops_by_itself(asked):
     config, data = asked
     model = smoothsa_questions.build(config, data)["no_preheater-0"]
     path = smoothsa_questions.trajectory(model, data.sets.held, 0, 4)
-    tolerance = float(path.moved[:, 1].median())
+    tolerance = float(path.moved[:, 1].sort().values[1:3].mean())        # between two images, where rounding decides nothing
     rounds = smoothsa_questions.stop_rounds(path.moved, tolerance)
     (output,) = passes(model, data.sets.held, 0)
     for i in range(5):
@@ -403,7 +403,7 @@ def test_peak_memory_counts_what_is_alive_at_once():
     cpu = torch.device("cpu")
     weight = torch.zeros(1000, 1000, requires_grad=True)        # 4 MB that were there before
     assert smoothsa_cost.peak_mb(lambda: weight.detach().add(1).mul_(2), cpu) == 4
-    assert smoothsa_cost.peak_mb(lambda: weight.detach()[:10], cpu) <= 4, "a view makes nothing new but its base is seen"
+    assert smoothsa_cost.peak_mb(lambda: weight.detach()[:10], cpu) == 0, "a view makes nothing new"
     kept = smoothsa_cost.peak_mb(lambda: (weight.exp() * weight.cos()).sum().backward(), cpu)
     assert 12 <= kept <= 32
 

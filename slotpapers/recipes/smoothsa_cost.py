@@ -106,6 +106,7 @@ class PeakMemory(TorchDispatchMode):
         self.seen: weakref.WeakSet = weakref.WeakSet()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.update(part.untyped_storage() for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor))      # not made here
         found = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor):

@@ -43,7 +43,7 @@ class Config:
     rounds: str = "1, 2, 3, 5"           # fixed numbers, in words
     tolerances: str = "0.3, 0.1, 0.03"   # stop when slots move less than this (RMS)
     most: int = 6                        # rounds at which an image stops in any case
-    lengths: str = "60"                  # steps of trainings beside those of the run on images
+    lengths: str = "40, 80"              # steps of trainings beside those of the run on images
     preheat_weights: str = "10, 100"     # of the preheat loss; 0, cold, is always there
     posthoc_steps: int = 150             # of the preheater behind a frozen model
 

@@ -136,9 +136,10 @@ def test_summaries_against_a_calculation_by_hand():
 
 def test_an_arm_left_out_of_a_task_says_why(config):
     data = recipe.data(config)
-    rows = recipe.score(replace(config, scratch="gru@simulated_impacts"), data, recipe.Compared({}, []))
+    rows = recipe.score(replace(config, scratch="gru@simulated_impacts, deep_conv_lstm@none"), data, recipe.Compared({}, []))
     empty = [row for row in rows if row["value"] is None]
-    assert {(row["arm"], row["metric"], row["reason"]) for row in empty} == {("gru", "macro_f1", recipe.LEFT_OUT)} and len(empty) == 2
+    assert {(row["arm"], row["metric"], row["reason"]) for row in empty} == {
+        ("gru", "macro_f1", recipe.LEFT_OUT), ("deep_conv_lstm", "macro_f1", recipe.LEFT_OUT), ("deep_conv_lstm", "rmse", recipe.LEFT_OUT)} and len(empty) == 6
 
 
 @pytest.mark.parametrize(("changes", "said"), [

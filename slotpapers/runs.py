@@ -30,6 +30,8 @@ RUNS = {
     "slotfm-sweeps": "slotpapers.recipes.slotfm_sweeps",
     "slotfm-questions": "slotpapers.recipes.slotfm_questions",
     "slotfm-baselines": "slotpapers.recipes.slotfm_baselines",
+    "slotssm-balls": "slotpapers.recipes.slotssm_balls",
+    "slotssm-blinking": "slotpapers.recipes.slotssm_blinking",
     "slotssm-streams": "slotpapers.recipes.slotssm_streams",
     "smoothsa-images": "slotpapers.recipes.smoothsa_images",
     "smoothsa-videos": "slotpapers.recipes.smoothsa_videos",

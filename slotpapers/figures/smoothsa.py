@@ -179,7 +179,7 @@ def fig_smoothsa_gradients(
             ax.imshow(each[t].clip(1e-3 * top), cmap="magma", norm=LogNorm(1e-3 * top, top), interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            ax.set_title(f"{share[t]:.0f} %" if t else f"frame 1: {share[t]:.0f} %", fontsize=8, loc="center")
+            ax.set_title("frame 1: " * (t == 0) + f"{share[t]:.{0 if share[t] >= 1 else 1}f} %", fontsize=8, loc="center")
         line[0].set_ylabel(f"{names.get(arm, arm)}\nvariation {variation[arm]:.2f}", rotation=0, ha="right", va="center")
     fig.suptitle(title or None, x=0.01, ha="left")
     return fig

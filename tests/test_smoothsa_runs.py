@@ -15,7 +15,7 @@ from slotpapers.recipes import smoothsa_cost, smoothsa_images, smoothsa_question
 from slotpapers.recipes.configuration import make_config, words
 from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, trainings
 from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
-from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, passes, round_masks,
+from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, motion_scores, passes, round_masks,
                                                 segmentation_scores, token_gradients, trivial_labels, video_scores)
 from slotpapers.runs import PROFILES, parameters_of
 
@@ -222,6 +222,12 @@ def test_noise_is_the_same_for_every_arm_of_a_seed(images):
     cold.start.preheater = None
     (third,) = passes(cold, images.held, 0)
     assert torch.equal(first.queries, third.queries) and not torch.equal(first.queries, second.queries)
+
+
+def test_distances_from_a_start_without_noise_ask_for_no_gradient(images):
+    "A learned start is a parameter; what is measured from it is a plain number, without a warning."
+    moved = motion_scores(model_of("dinosaur", images), images.held, 0)
+    assert moved["distance.1"] > 0 and set(moved) == {"distance.1", "distance.2", "distance.3", "distance_share_falling", "slot_cosine"}
 
 
 def test_unmarked_scores_are_those_of_the_source_asked_for(images, videos):

@@ -158,6 +158,7 @@ def slot_cosine(slots: Float[Tensor, "B *T K D"]) -> Float[Tensor, "B *T"]:
     return (unit.sum(dim=-2).square().sum(dim=-1) - K) / (K * (K - 1))
 
 
+@torch.no_grad()
 def motion_scores(model: SlotPipeline, split: Split, seed: int) -> dict[str, float]:
     "Distances of each round, the share of images in which they fall, and how alike slots are."
     outputs = list(passes(model, split, seed, trace=True))

@@ -7,6 +7,7 @@ __all__ = ['Key', 'Config', 'CostData', 'data', 'build', 'multiply_adds', 'pass_
            'clock', 'Measured', 'fit', 'score', 'write']
 
 # %% ../../nbs/80_recipes/smoothsa_cost.ipynb #e6450593
+import copy
 import statistics
 import time
 import weakref
@@ -90,7 +91,7 @@ def multiply_adds(
 
 def pass_cost(model: SlotPipeline, features: Float[Tensor, "1 *T N C"]) -> dict[str, float]:
     "Multiply-adds of one sample, and rounds of slot attention."
-    model.eval()
+    model = copy.deepcopy(model).eval().requires_grad_(False)      # the counter stumbles over parameters that a model hands on as they are
     later = features.shape[1] - 1 if features.ndim == 4 else 0
     trained = [p for p in model.parameters() if p.requires_grad]
     try:

@@ -75,10 +75,10 @@ def length_plan(config: Config, study: Images) -> dict[str, tuple[str, int]]:
 
 def build(config: Config, data: QuestionData) -> dict[str, SmoothSA]:
     "Step 2: trained models of the run on images, and untrained ones, by arm and seed."
-    models = {}
+    models, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
     for seed in range(config.n_seeds):
         for arm in LOADED:
-            models[f"{arm}-{seed}"] = SmoothSA.from_pretrained(Path(config.weights) / f"{arm}-{seed}").eval()
+            models[f"{arm}-{seed}"] = SmoothSA.from_pretrained(Path(config.weights) / f"{arm}-{seed}").eval().to(device)
         for name, (arm, _) in length_plan(config, data.study).items():
             with forked_rng(seed, "init"):
                 models[f"{name}-{seed}"] = arm_model(arm, data.study, data.sets)
@@ -128,7 +128,7 @@ def stopped_scores(found: Trajectory, rounds: Int[Tensor, "n"], true: Int[Tensor
 @torch.no_grad()
 def round_costs(model: SmoothSA, features: Float[Tensor, "1 N C"]) -> tuple[float, float]:
     "Millions of multiply-adds of a pass without rounds, and of one round."
-    model.eval()
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     seen = model.encode(features=features)
     with forked_rng(0, "count"):
         start = model.initialise(seen.tokens)

@@ -52,7 +52,7 @@ def segmentation_scores(
     return scores | {"ari_sum": scores["ari"] + scores["ari_fg"], "total": sum(scores[name] for name in METRICS)}
 
 
-def score_row(arm: str, dataset: str, seed: int, metric: str, value: float) -> dict:
+def score_row(arm: str, dataset: str, seed: int, metric: str, value: float | int) -> dict:
     "One score as metrics.json holds it."
     return {"arm": arm, "dataset": dataset, "seed": seed, "fold": 0, "metric": metric, "value": value}
 
@@ -225,14 +225,15 @@ def token_gradients(
     model: SlotPipeline,
     objective: object,                        # (model, batch) -> named terms
     batch: dict,                              # of clips
+    term: str | None = None,                  # of the loss; None: all terms together
 ) -> Float[Tensor, "B T N P"]:
-    "The total loss's gradient with respect to the tokens of every frame, in training mode."
+    "The loss's gradient with respect to the tokens of every frame, in training mode."
     held: list[Tensor] = []
     hook = model.projector.register_forward_hook(lambda module, inputs, tokens: held.append(tokens))
     model.train()
     try:
         terms = objective(model, batch)
-        (gradient,) = torch.autograd.grad(sum(terms.values()), held)
+        (gradient,) = torch.autograd.grad(sum(terms.values()) if term is None else terms[term], held)
     finally:
         hook.remove(), model.eval()
     return gradient.detach()

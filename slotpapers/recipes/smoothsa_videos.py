@@ -87,13 +87,15 @@ def arm_gradients(
     held: Split,
     arm: str,
     seed: int,
-    n: int = 16,           # clips
+    *,
+    term: str | None = None,   # of the loss; None: all terms together
+    n: int = 16,               # clips
 ) -> Float[Tensor, "n T N P"]:
     "Gradient of the loss with respect to the tokens of every frame of a few held-out clips."
     length, device = clip_lengths(config)[0], next(model.parameters()).device
     batch = {"features": held.features[:n, :length].float().to(device), "step": config.steps - 1}
     with forked_rng(seed, "gradients"):
-        return token_gradients(model, arm_objective(arm, config.steps), batch).cpu()
+        return token_gradients(model, arm_objective(arm, config.steps), batch, term).cpu()
 
 
 def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list[dict]:
@@ -104,6 +106,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
         values = video_scores(model, data.held, seed, scored=scored, boxes=boxes, draws=config.draws) | last_losses(fitted[name].trained)
         if not boxes:
             values |= gradient_scores(arm_gradients(config, model, data.held, arm, seed))
+            values["gradient_variation_rebuilt"] = gradient_scores(arm_gradients(config, model, data.held, arm, seed, term="rebuilt"))["gradient_variation"]
         rows += [score_row(arm, data.plan.name + ("_boxes" if boxes else ""), seed, metric, value) for metric, value in values.items()]
     for seed in range(config.n_seeds):
         for kind in ("random", "one_cluster", "grid"):
@@ -126,8 +129,9 @@ def example_arrays(config: Config, fitted: Mapping[str, Fitted], held: Split) ->
             (output,) = passes(model, one, 0)
             for field, source in SOURCES.items():
                 arrays[f"example.{arm}.{source}"] = label_maps(getattr(output, field).cpu(), size)[0, kept].numpy().astype(np.uint8)
-            absolute = reduce(arm_gradients(config, model, one, arm, 0).abs(), "1 T N P -> T N", "mean")
-            arrays[f"gradient.{arm}"] = rearrange(absolute, "T (h w) -> T h w", h=round(absolute.shape[1] ** 0.5)).numpy()
+            for name, term in (("gradient", None), ("gradient_rebuilt", "rebuilt")):
+                absolute = reduce(arm_gradients(config, model, one, arm, 0, term=term).abs(), "1 T N P -> T N", "mean")
+                arrays[f"{name}.{arm}"] = rearrange(absolute, "T (h w) -> T h w", h=round(absolute.shape[1] ** 0.5)).numpy()
     return arrays
 
 

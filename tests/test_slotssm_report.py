@@ -4,13 +4,22 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from slotpapers.blocks.patches import ConvTokens
+from slotpapers.core.results import read_json, save_arrays, write_json
+from slotpapers.evaluation.paper_tables import load_tables
 from slotpapers.figures.slotssm import (
     arm_colors, as_rgb, fig_slotssm_cost, fig_slotssm_paths, fig_slotssm_pictures, fig_slotssm_points, fig_slotssm_series, fig_slotssm_video,
-    slot_picture, winner_picture)
+    line_styles, slot_picture, winner_picture)
 from slotpapers.figures.theme import FAINT, save_figure, slot_colors
+from slotpapers.recipes import slotssm_pictures as pictures, slotssm_report as report
+from slotpapers.recipes.slotssm_arms import arm_model
+from slotpapers.recipes.slotssm_tables import (
+    COVERAGE, agreement, cost_table, coverage_table, hyperparameter_table, layer_table, model_facts, printed_table, show_value, stage_table, timing_frame,
+    training_facts)
 
 WORDS = {"alt": "Lines of two colours rise.", "caption": "Made-up numbers, drawn to test the drawing."}
 
@@ -84,6 +93,7 @@ def test_pictures_are_drawn_without_smoothing():
 def test_colours_are_given_in_order_and_trivial_arms_are_grey():
     assert arm_colors(["b", "copy", "a", "b"], ["copy"]) == {"b": slot_colors(2)[0], "a": slot_colors(2)[1], "copy": FAINT}
     assert arm_colors(["copy"], ["copy"]) == {"copy": FAINT}
+    assert line_styles({"a": "red", "b": FAINT, "c": FAINT, "d": FAINT, "e": FAINT}) == {"a": "-", "b": "--", "c": ":", "d": "-.", "e": "--"}
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -93,7 +103,7 @@ def test_video_bars_are_means_over_seeds_and_lines_their_horizon(seeds):
     left, right = fig.axes
     assert np.allclose([bar.get_width() for bar in left.patches], frame.groupby("arm", sort=False)["value"].mean())
     assert np.allclose(right.lines[0].get_ydata(), horizon["slotssm"].mean(axis=0)) and list(right.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
-    assert right.lines[1].get_linestyle() == "--" and "horizon" not in fig.get_supxlabel()
+    assert right.lines[1].get_linestyle() == "--"
     assert ("one seed" in fig.get_supxlabel()) == (seeds == 1)
 
 
@@ -161,3 +171,165 @@ def test_figures_are_the_same_bytes_twice(tmp_path):
                     fig_slotssm_pictures({"truth": [np.eye(4)]}, ["1"]), fig_slotssm_video(scores(), {"slotssm": np.ones((2, 3))}, metric="mse")]
     written = [[path.read_bytes() for i, fig in enumerate(draw()) for path in save_figure(fig, tmp_path / f"{turn}{i}", **WORDS)] for turn in "ab"]
     assert written[0] == written[1]
+
+
+# ---------------------------------------------------------------- tables of the paper
+
+@pytest.fixture(scope="module")
+def printed(root):
+    return load_tables(root / "data/papers/slotssm.yaml")
+
+
+@pytest.fixture(scope="module")
+def paper_parameters(root):
+    return yaml.safe_load((root / "profiles/paper/params.yaml").read_text())["slotssm_blinking"]
+
+
+def test_profile_paper_is_table_2_but_for_lengths_that_the_paper_contradicts(printed, paper_parameters):
+    shown = hyperparameter_table(printed, paper_parameters).shown
+    assert list(shown.loc[shown["same"] == "NO", ""]) == ["sequence length"] and set(shown["same "]) == {"yes", "-"}
+    assert list(shown[""]) == [name.replace("_", " ") for name in printed["tables"]["table2"]["rows"]], "every printed row is answered"
+
+
+def test_a_profile_that_differs_is_shown_as_different(printed, paper_parameters):
+    changed = paper_parameters | {"batch_size": 64, "rates": "0.001, 0.003", "patches": 16, "n_slots": 5}
+    shown = hyperparameter_table(printed, changed).shown.set_index("")
+    assert list(shown.index[shown["same"] == "NO"]) == ["batch size", "sequence length", "learning rate", "slots"]
+    assert shown.loc["learning rate", "ours"] == "0.001, 0.003" and shown.loc["sequence length", "ours"] == "80, 160"
+    assert training_facts(changed)["sequence_length"] == [80, 160]
+
+
+def test_facts_are_read_off_the_model():
+    facts = model_facts(arm_model("slotssm", 0, n_slots=5, slot_dim=32, n_layers=1, n_heads=2, state_dim=4, expand=2, image_size=16))
+    assert {k: facts[k] for k in ("slots", "hidden_size", "encoder_heads", "mixer_heads", "state_size", "state_expand")} == {
+        "slots": 5, "hidden_size": 32, "encoder_heads": 2, "mixer_heads": 2, "state_size": 4, "state_expand": 2}
+
+
+def test_layers_that_differ_are_named(printed):
+    other = ConvTokens(3, 64, 32, stride=4, kernel_size=3).convolve
+    shown = layer_table(printed, "table3", other).shown
+    assert shown["same"].tolist() == ["NO: stride, padding, channels", *["NO: padding, channels"] * 3]
+    assert shown.loc[0, "stride"] == "4 (paper: 2)" and shown.loc[0, "kernel"] == "3 (paper: not legible)"
+    with pytest.raises(ValueError, match="4 convolutions of table3; got 3"):
+        layer_table(printed, "table3", ConvTokens(n_layers=3).convolve)
+
+
+@pytest.mark.parametrize("value,shown", [(300000, "300,000"), (0.0008, "0.0008"), ([1, 2048], "1, 2,048"), (None, "not legible"), ("AdamW", "AdamW")])
+def test_values_are_shown_as_they_are(value, shown):
+    assert show_value(value) == shown
+
+
+def test_agreement_knows_numbers_words_and_what_nobody_can_read():
+    assert [agreement(*pair) for pair in ((1, 1.0), (0.1, 0.2), ("AdamW", "Adam"), ([6], [6]), (None, 5))] == ["yes", "NO", "NO", "yes", "?"]
+
+
+def test_printed_tables_keep_their_digits(printed):
+    shown = printed_table(printed, "table1", {"rim": "RIM"}, "no videos").shown
+    assert shown.loc[3].tolist() == ["oc_slotssm", "61.58", "84.00", "69.27", "90.48", "not run: no videos"]
+    assert printed_table(printed, "table5", {}, "none").shown.loc[0, "waymo"] == "0.804"
+
+
+# ---------------------------------------------------------------- tables of scores
+
+def row(arm, metric, value, seed=0, dataset="balls", **more):
+    return {"arm": arm, "dataset": dataset, "seed": seed, "fold": 0, "metric": metric, "value": value, **more}
+
+
+def test_scores_have_spread_reasons_counts_and_words():
+    rows = [row("slotssm", "mse", 0.02 + 0.01 * seed, seed) for seed in range(3)] + [row("rim", "mse", 0.05), row("savi", "mse", None, reason="needs 9 GB"),
+            row("slotssm", "competent", 1.0), row("rim", "competent", 0.0), row("slotssm", "lr", 0.003), row("slotssm", "parameters", 12345.0)]
+    headings = {"mse": "MSE", "competent": "good", "lr": "rate", "parameters": "size", "never": "never"}
+    shown = stage_table(rows, headings, {"rim": "RIM"}).shown
+    assert list(shown.columns) == ["", "MSE", "good", "rate", "size"]
+    assert shown.values.tolist() == [["slotssm", "0.030 ± 0.010 (n = 3)", "yes", "0.003", "12,345"], ["RIM", "0.050 (n = 1)", "no", "", ""], ["savi", "not run: needs 9 GB", "", "", ""]]
+    half = stage_table([row("a", "competent", float(seed), seed) for seed in range(2)], {"competent": "good"}, {}).shown
+    assert half["good"].tolist() == ["50% of seeds"]
+
+
+def test_rows_of_one_data_set_stand_together():
+    rows = [row(arm, "mse", 1.0, dataset=dataset) for arm in ("a", "b") for dataset in ("x", "y")]
+    assert stage_table(rows, {"mse": "MSE"}, {"x": "X"}).shown[["data", ""]].values.tolist() == [["X", "a"], ["X", "b"], ["y", "a"], ["y", "b"]]
+
+
+def test_times_come_from_timings_and_reasons_from_metrics():
+    scores = [row("slotssm", "pass", 1.0, dataset="length_80"), row("slotssm", "predicted_pass_mb", 7.0, dataset="length_80"), row("slotssm", "pass", 1.0, dataset="length_160"),
+              row("slot_transformer", "pass", None, dataset="length_80", reason="skipped: needs 9 GB")]
+    timings = [{"arm": "slotssm", "length": 80, "kind": "pass", "seconds": 0.5, "peak_mb": None}, {"arm": "slotssm", "length": 160, "kind": "pass", "seconds": 1.0, "peak_mb": 3.0}]
+    frame = timing_frame(scores, timings)
+    assert frame["milliseconds"].tolist()[:2] == [500, 1000] and frame["megabytes"].tolist()[:2] == [7, 3] and np.isnan(frame["milliseconds"].iloc[2])
+    shown = cost_table({"pass": frame}, {}).shown
+    assert shown.loc[1, "80"] == "skipped: needs 9 GB" and shown.loc[0, "160"] == "1e+03 ms" and len(timing_frame(scores, timings, "step")) == 0
+
+
+def test_every_table_and_figure_of_the_paper_is_accounted_for():
+    numbers = {int(n) for place, *_ in COVERAGE if place.startswith("Figure") for n in place.removeprefix("Figure").replace(",", " ").replace("left", "").replace("right", "").replace("a", "").replace("b", "").split()}
+    assert numbers == set(range(1, 14)) and {place for place, *_ in COVERAGE if place.startswith("Table")} == {f"Table {n}" for n in range(1, 6)}
+    shown = coverage_table([f"{stem}.png" for _, _, stem, _ in COVERAGE if stem]).shown
+    assert "not in the results of this profile" not in set(shown["ours"])
+
+
+# ---------------------------------------------------------------- the report
+
+@pytest.fixture
+def results(tmp_path):
+    "Made-up results of two stages: balls with three seeds of one arm, and streams."
+    rng, folder = np.random.default_rng(0), tmp_path / "results"
+
+    def put(stage, scores, arrays, **about):
+        write_json(folder / stage / "metrics.json", {"profile": "cpu", "scores": scores, "data": [{"name": "made_up", "simulated": True, **about}]})
+        save_arrays(folder / stage / "figures.npz", **arrays)
+    values = {"slotssm": 3, "rim": 1, "copy_last": 3}
+    for stage in ("slotssm-balls", "slotssm-streams"):
+        (folder / stage).mkdir(parents=True)
+    put("slotssm-balls", [row(arm, "mse", 0.1 + seed / 100, seed) for arm, n in values.items() for seed in range(n)],
+        {"shown": np.array([2, 4]), "truth": rng.integers(0, 2, (1, 2, 8, 8)).astype(np.uint8)} | {f"horizon.{arm}": rng.uniform(size=(n, 4)) for arm, n in values.items()}
+        | {f"rollout.{arm}": rng.integers(0, 256, (1, 2, 8, 8)).astype(np.uint8) for arm in ("slotssm", "rim")}
+        | {f"curve.{arm}.{key}": np.linspace(1, 0.5, 4) if key.endswith("bce") else np.arange(4) for arm in ("slotssm", "rim") for key in ("step", "bce", "val_step", "val_bce")})
+    names = [f"{arm}|streams_{K}|{seed}" for K in (2, 4) for arm in ("slotssm", "copy_last", "slotssm_zoh", "slots_4") for seed in range(2)]
+    put("slotssm-streams", [row(name.split("|")[0], metric, 0.1, int(name[-1]), name.split("|")[1]) for name in names for metric in ("mse", "rollout_mse")]
+        + [row("slotssm_k4", "parameters", 700.0, dataset="parameters"), row("slotssm", "parameters", 99.0, dataset="balls")],
+        {"names": np.array(names), "by_horizon": rng.uniform(size=(len(names), 20)), "by_step": rng.uniform(size=(len(names), 64)), "train_length": np.array(16)})
+    return folder
+
+
+def test_titles_and_captions_say_what_is_generated_below_scale_and_of_one_seed(results):
+    found = pictures.Results(results)
+    assert found.title("slotssm-balls") == "Bouncing balls, generated" and found.seeds("slotssm-balls") == {"slotssm": 3, "rim": 1}
+    assert "3 seeds (SlotSSM; others one seed: plumbing, below scale)" in found.about("slotssm-balls")
+    assert found.below_scale("slotssm-streams") and found.title("slotssm-streams").endswith("(plumbing, below scale)")
+    metrics = read_json(results / "slotssm-balls/metrics.json")
+    metrics["data"][0]["scale"] = "plumbing, below scale"
+    write_json(results / "slotssm-balls/metrics.json", metrics)
+    assert "no order of models" in pictures.Results(results).about("slotssm-balls")
+
+
+def test_a_report_writes_what_was_run_and_says_what_was_not(results, root, tmp_path):
+    names = report.write_report(results, root / "data/papers", root / "profiles/paper/params.yaml", tmp_path / "report")
+    pictures = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    assert pictures == {"video", "rollouts", "curves", "streams", "streams-horizon", "extrapolation", "slot-number"}
+    for stem in pictures:
+        said = read_json(tmp_path / "report" / f"{stem}.json")
+        assert "generated" in said["caption"] and said["alt"]
+    coverage = (tmp_path / "report/coverage.md").read_text()
+    assert "`video.png`" in coverage and coverage.count("not in the results of this profile") == 7
+    assert "0.110" in read_json(tmp_path / "report/video.json")["alt"].replace("0.11,", "0.110,"), "the description has the numbers of the picture"
+    again = report.write_report(results, root / "data/papers", root / "profiles/paper/params.yaml", tmp_path / "again")
+    assert names == again and all((tmp_path / "report" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
+def test_sizes_of_streams_move_beside_their_scores(results):
+    rows = report.with_sizes(pictures.Results(results).scores("slotssm-streams"))
+    assert [(r["arm"], r["dataset"], r["value"]) for r in rows if r["metric"] == "parameters"] == [("slotssm", "streams_4", 700.0), ("slotssm", "balls", 99.0)]
+
+
+def test_streams_leave_questions_out_of_the_comparison(results):
+    found = pictures.Results(results)
+    assert {data: sorted(arms) for data, arms in pictures.stream_arrays(found, "by_step").items()} == {f"streams_{K}": ["copy_last", "slotssm"] for K in (2, 4)}
+    assert pictures.stream_arrays(found, "by_step")["streams_2"]["slotssm"].shape == (2, 64)
+    assert set(pictures.stream_points(found, "streams_", "dataset", {"mse": "m"})["arm"]) == {"slotssm", "copy_last"}
+
+
+@pytest.mark.parametrize("name,said", [("blinking_earliest_T5_P16", "Earliest, 5 frames, 80 steps"), ("streams_8", "8 balls"), ("slots_1", "1 slot"), ("length_80", "80 steps"), ("rim", "RIM"),
+                                       ("slots_many", "slots many"), ("blinking_x", "blinking x")])
+def test_names_in_words(name, said):
+    assert pictures.words_of(name) == said

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POINT_COLUMNS', 'TIMING_COLUMNS', 'as_rgb', 'slot_picture', 'winner_picture', 'fig_slotssm_pictures', 'arm_colors',
-           'arm_legend', 'draw_bars', 'draw_series', 'fig_slotssm_video', 'fig_slotssm_series', 'fig_slotssm_paths',
-           'draw_points', 'fig_slotssm_points', 'fig_slotssm_cost']
+           'line_styles', 'arm_legend', 'draw_bars', 'draw_series', 'fig_slotssm_video', 'fig_slotssm_series',
+           'fig_slotssm_paths', 'draw_points', 'fig_slotssm_points', 'fig_slotssm_cost']
 
 # %% ../../nbs/70_figures/slotssm.ipynb #af341732
 import math
@@ -69,7 +69,7 @@ def fig_slotssm_pictures(
     for name, pictures in rows.items():
         if len(pictures) != len(columns):
             raise ValueError(f"rows must hold a picture or None for each of the {len(columns)} columns; row {name!r} has {len(pictures)}")
-    margin, above = 0.2 + 0.078 * max(map(len, "\n".join(rows).split("\n"))), 0.26 * bool(title) + (0.1 + 0.14 * max(c.count("\n") + 1 for c in columns)) * any(columns)
+    margin, above = 0.2 + 0.078 * max(map(len, "\n".join(rows).split("\n"))), 0.22 * bool(title) + (0.06 + 0.14 * max(c.count("\n") + 1 for c in columns)) * any(columns)
     side = min((PAGE_WIDTH - margin - 0.05) / len(columns), largest)
     fig = PageFigure(figsize=(PAGE_WIDTH, 0.1 + above + side * len(rows)))
     width, height = side * len(columns) / PAGE_WIDTH, side * len(rows) / fig.get_figheight()
@@ -80,7 +80,9 @@ def fig_slotssm_pictures(
                 ax.imshow(as_rgb(picture), extent=(column + 0.04, column + 0.96, row + 0.96, row + 0.04), interpolation="nearest")
     ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="auto", yticks=np.arange(len(rows)) + 0.5, yticklabels=list(rows),
            xticks=np.arange(len(columns)) + 0.5, xticklabels=list(columns))
-    ax.tick_params(length=0, labeltop=any(columns), labelbottom=False)
+    ax.tick_params(length=0, pad=2, labeltop=any(columns), labelbottom=False)
+    widest = max(len(word) for column in columns for word in column.split("\n"))
+    ax.tick_params(axis="x", labelsize=float(np.clip(8.5 * side / (0.085 * max(widest, 1)), 5.5, 8.5)))
     ax.spines[:].set_visible(False)
     fig.suptitle(title or None, x=0.01, ha="left", y=1 - 0.04 / fig.get_figheight(), va="top")
     return fig
@@ -95,15 +97,21 @@ def arm_colors(
     return dict(zip(learned, slot_colors(len(learned)) if learned else [])) | {arm: FAINT for arm in dict.fromkeys(arms) if arm in trivial}
 
 
+def line_styles(colors: Mapping[str, str]) -> dict[str, str]:
+    "Full lines for models; dashes and dots, one way each, for grey predictors."
+    grey = [arm for arm, color in colors.items() if color == FAINT]
+    return dict.fromkeys(colors, "-") | {arm: ("--", ":", "-.")[i % 3] for i, arm in enumerate(grey)}
+
+
 def arm_legend(
     fig: Figure,
     colors: Mapping[str, str],       # by arm
     names: Mapping[str, str],        # how to print arms
     title: str = "",                 # what lines and dots span
-    extra: Sequence[Line2D] = (),    # more entries
 ) -> None:
     "A legend below the panels."
-    handles = [Line2D([], [], color=color, marker="o", markersize=3.5, label=names.get(arm, arm)) for arm, color in colors.items()] + list(extra)
+    styles = line_styles(colors)
+    handles = [Line2D([], [], color=color, linestyle=styles[arm], label=names.get(arm, arm)) for arm, color in colors.items()]
     fig.legend(handles=handles, loc="outside lower left", ncols=legend_columns(h.get_label() for h in handles), title=title or None, alignment="left")
 
 # %% ../../nbs/70_figures/slotssm.ipynb #67c95cec
@@ -132,13 +140,13 @@ def draw_series(
     ax: Axes,
     series: Mapping[str, Float[np.ndarray, "_ _"]],   # by arm: an error a step, a row a seed
     colors: Mapping[str, str],                        # by arm
-    dashed: Sequence[str] = (),                       # arms that are for comparison only
 ) -> None:
     "The mean over seeds against steps counted from 1, and the range of the seeds as a band."
+    styles = line_styles(colors)
     for arm, errors in series.items():
         steps = np.arange(1, errors.shape[1] + 1)
         ax.fill_between(steps, errors.min(axis=0), errors.max(axis=0), color=colors[arm], alpha=0.2, linewidth=0)
-        ax.plot(steps, errors.mean(axis=0), color=colors[arm], linewidth=1.4, linestyle="--" if arm in dashed else "-")
+        ax.plot(steps, errors.mean(axis=0), color=colors[arm], linewidth=1.4, linestyle=styles[arm])
 
 # %% ../../nbs/70_figures/slotssm.ipynb #2ea7c421
 @themed
@@ -162,7 +170,7 @@ def fig_slotssm_video(
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.15))
     draw_bars(left, by_seed, colors, names, dict(zip(reasons["arm"], reasons["reason"])))
     left.set_xlabel(f"{label}, whole roll-out")
-    draw_series(right, horizon, colors, trivial)
+    draw_series(right, horizon, colors)
     right.set(xlabel="frames after the context", ylabel=label, xlim=(1, None), ylim=(0, None))
     fig.suptitle(title or None, x=0.01, ha="left")
     fig.supxlabel(f"bars: {span_words(by_seed)}\nlines: the same colours, mean and range over seeds", x=0.01, ha="left")
@@ -180,16 +188,17 @@ def fig_slotssm_series(
     names: Mapping[str, str] | None = None,    # how to print arms
     title: str = "",                           # what was predicted; say here if it is generated
 ) -> Figure:
-    "An error against steps for every arm, a panel a task; logarithmic where errors span more than a factor of thirty."
+    "An error against steps for every arm, a panel a task; logarithmic where those of models span more than a factor of thirty."
     arms = list(dict.fromkeys(arm for series in panels.values() for arm in series))
     colors, names = arm_colors(arms, trivial), names or {}
     columns = legend_columns(names.get(arm, arm) for arm in arms)
     fig, axes = panel_figure(len(panels), 1.75, around=0.85 + 0.17 * math.ceil(len(arms) / columns), title=title)
     for ax, (panel, series) in zip(axes, panels.items(), strict=True):
-        draw_series(ax, series, colors, trivial)
-        values = np.concatenate([errors.mean(axis=0) for errors in series.values()])
+        draw_series(ax, series, colors)
+        values = np.concatenate([errors.mean(axis=0) for arm, errors in series.items() if arm not in trivial or set(series) <= set(trivial)])
         if values.min() > 0 and values.max() / values.min() > 30:
             ax.set_yscale("log")
+            ax.set_ylim(bottom=values.min() / 10)      # a predictor that is exact for a while would squash the models
         ax.set(title=panel, xlabel=steps, ylabel=label + " (log)" * (ax.get_yscale() == "log"), xlim=(1, None))
         if mark is not None:
             ax.axvline(mark, color=INK, linewidth=0.9, linestyle=":", zorder=0)
@@ -229,13 +238,12 @@ def draw_points(
     ax: Axes,
     points: pd.DataFrame,             # one panel: columns arm, setting, seed, value
     colors: Mapping[str, str],        # by arm
-    dashed: Sequence[str] = (),       # arms that are for comparison only
 ) -> None:
     "A line through the means over seeds, a dot a seed, and a cross at the top for each setting without a value."
-    missing = 0
+    missing, styles = 0, line_styles(colors)
     for arm, rows in points.groupby("arm", sort=False):
         found = rows.dropna(subset=["value"])
-        ax.plot(found.groupby("setting")["value"].mean(), color=colors[arm], linewidth=1.3, linestyle="--" if arm in dashed else "-")
+        ax.plot(found.groupby("setting")["value"].mean(), color=colors[arm], linewidth=1.3, linestyle=styles[arm])
         ax.plot(found["setting"], found["value"], "o", markersize=3, color=colors[arm], alpha=0.75, linestyle="")
         gaps = sorted(set(rows["setting"]) - set(found["setting"]))
         if gaps:
@@ -263,7 +271,7 @@ def fig_slotssm_points(
     fig, axes = panel_figure(len(panels), 1.9, around=0.85 + 0.17 * math.ceil(len(colors) / 3), title=title, sharex=True)
     settings = np.sort(points["setting"].unique())
     for ax, panel in zip(axes, panels, strict=True):
-        draw_points(ax, points[points["panel"] == panel], colors, trivial)
+        draw_points(ax, points[points["panel"] == panel], colors)
         ax.set(title=names.get(panel, panel), xlabel=setting, ylabel=label)
         ax.set_xscale("log", base=2)
         ax.set_xticks(settings, [f"{value:g}" for value in settings], rotation=45 if len(settings) > 6 else 0)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from slotpapers.data.balls import bouncing_balls
 from slotpapers.data.simulated import simulated_windows
-from slotpapers.models import SlotFM
+from slotpapers.evaluation.frame_prediction import copy_last, horizon_mse
+from slotpapers.models import SlotFM, SlotSSM
+from slotpapers.models.slotssm_wiring import rollout
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,8 @@ def test_every_published_model_is_small_and_has_the_card_of_its_training(root, p
         assert sum(p.stat().st_size for p in folder.iterdir()) < 1_000_000
         training, config = (json.loads((folder / name).read_text()) for name in ("training.json", "config.json"))
         assert (folder / "README.md").read_text(encoding="utf-8") == publish.card(folder.name, training, config)
-        assert training["data"]["licence"].startswith("CC BY 4.0"), "non-commercial data never enters weights that are published"
+        data = training["data"]
+        assert data["simulated"] or data["licence"].startswith("CC BY 4.0"), "non-commercial data never enters weights that are published"
 
 
 def test_published_weights_embed_windows_and_refuse_others(root):
@@ -55,3 +59,37 @@ def test_publishing_copies_a_model_and_names_an_absent_one(publish, tmp_path):
     assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.state_dict().values(), same.state_dict().values()))
     with pytest.raises(ValueError, match="no scores of 'slotfm', seed 7"):
         publish.main([str(stage), "slotfm", "7", str(tmp_path / "other")])
+
+
+def test_published_balls_are_predicted_frame_by_frame_better_than_they_are_copied(root):
+    folder = root / "data/models/slotssm-balls"
+    model, training = SlotSSM.from_pretrained(str(folder)), json.loads((folder / "training.json").read_text())
+    how = training["parameters"]
+    frames = bouncing_balls(16, split="published", n_frames=how["context"] + 4, size=how["size"], n_balls=how["n_balls"], speed=how["speed"]).frames
+    video = torch.from_numpy(frames[:, :, None]).float()
+    with torch.no_grad():
+        ahead, state = rollout(model, video[:, :how["context"]], 4), None
+        for t in range(how["context"]):
+            out, state = model.step(video[:, t], state)
+    assert torch.allclose(out.pixels.sigmoid(), ahead[:, 0], atol=1e-5), "a stream is a pass"
+    errors = [horizon_mse(each, video[:, how["context"]:]) for each in (ahead, copy_last(video[:, :how["context"]], 4))]
+    assert errors[0][0] < errors[1][0] / 2 and errors[0].mean() < errors[1].mean() / 1.5
+    assert torch.allclose(out.masks.sum(dim=1), torch.ones_like(out.masks[:, 0]), atol=1e-5)
+
+
+def test_publishing_a_model_of_balls_makes_its_card(publish, tmp_path):
+    stage = tmp_path / "slotssm-balls"
+    SlotSSM(n_slots=2, slot_dim=16, n_layers=1, image_size=8, encoder_layers=1, decoder_layers=1).save_pretrained(stage / "weights/slotssm-0")
+    row = {"dataset": "bouncing_balls", "seed": 0, "fold": 0}
+    scores = [row | {"arm": arm, "metric": metric, "value": 0.125} for arm in ("slotssm", "copy_last") for metric in ("mse", "mse_at_1")]
+    scores += [row | {"arm": "slotssm", "metric": metric, "value": value} for metric, value in (("lr", 0.003), ("parameters", 1234.0), ("bce", 0.5))]
+    metrics = {"profile": "check", "scores": scores, "parameters": dict.fromkeys(publish.BALLS, 3) | {"arms": "slotssm"},
+               "data": [{"name": "bouncing_balls", "simulated": True, "licence": None, "checksum": "f" * 64}]}
+    run = {"commit": "abc", "fingerprint": "f", "processor": "p", "threads": 1, "versions": {"torch": "t"}}
+    for name, content in (("metrics", metrics), ("run", run)):
+        (stage / f"{name}.json").write_text(json.dumps(content))
+    assert publish.main([str(stage), "slotssm", "0", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "| first frame after those seen | 0.125 | 0.125 | - |" in text and "1,234 parameters" in text and "**generated**" in text and "fingerprint f" in text
+    with pytest.raises(ValueError, match="no scores of 'slotssm', seed 7"):
+        publish.main([str(stage), "slotssm", "7", str(tmp_path / "other")])

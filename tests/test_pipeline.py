@@ -22,7 +22,7 @@ from slotpapers.runs import PROFILES, RUNS, execute, parameters_of, recipe_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 BIN = Path(sys.executable).parent
-STAGES = [*RUNS, "slotfm-report", "smoothsa-report", "claims"]
+STAGES = [*RUNS, "slotfm-report", "slotssm-report", "smoothsa-report", "claims"]
 
 
 def environment(copy: Path) -> dict[str, str]:
@@ -76,7 +76,7 @@ def copy(tmp_path_factory, root):
 
 def test_stages_name_the_code_they_run(root):
     "The dependencies of a stage are the modules that its recipe imports, no more and no fewer."
-    recipes = RUNS | {"slotfm-report": "slotpapers.recipes.slotfm_report", "smoothsa-report": "slotpapers.recipes.smoothsa_report", "claims": "slotpapers.recipes.scorecard"}
+    recipes = RUNS | {"slotfm-report": "slotpapers.recipes.slotfm_report", "slotssm-report": "slotpapers.recipes.slotssm_report", "smoothsa-report": "slotpapers.recipes.smoothsa_report", "claims": "slotpapers.recipes.scorecard"}
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     for stage, module in recipes.items():
         named = {d for d in stages[stage]["deps"] if d.startswith("slotpapers/")}

@@ -170,7 +170,7 @@ def fig_samples(results: Results) -> Figure:
             rows[f"{task_words(task).replace(', ', chr(10))} ({i + 1})"] = [*to_rgb(clip), *[None] * (longest - len(clip)), to_rgb(arrays[f"target.{task}"][i])]
     return fig_slotssm_pictures(rows, [*(str(t + 1) for t in range(longest)), "target"], title="Samples of Blinking Color Balls (generated)")
 
-
+# %% ../../nbs/80_recipes/slotssm_pictures.ipynb #c2e0cf5f
 def drawn_by(results: Results, kind: str, clip: int) -> dict[str, dict[str, np.ndarray]]:
     "By data set and arm: an array of pictures of seed 0 (`pred` or `slot_map`)."
     found: dict[str, dict[str, np.ndarray]] = {}

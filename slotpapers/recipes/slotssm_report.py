@@ -48,7 +48,7 @@ def write_ball_pictures(results: Results, part: Path) -> None:
         save_figure(fig_slot_maps(results), part / "slot-maps", alt="Below each predicted frame a map of coloured cells, one colour a slot.",
                     caption=f"Figure 12: the slot that the decoder looked at most, for each cell of 4 x 4 pixels of predicted frames. {about}")
 
-
+# %% ../../nbs/80_recipes/slotssm_report.ipynb #bac09ff8
 def write_blinking_pictures(results: Results, part: Path) -> None:
     "Figures 5a, 6, 8, 9, 10 and 12."
     about, scores = results.about("slotssm-blinking"), results.scores("slotssm-blinking")
@@ -67,7 +67,7 @@ def write_blinking_pictures(results: Results, part: Path) -> None:
             save_figure(fig_lengths(results, metric, label), part / stem, alt=f"Lines of the {label} against the length of the sequence, a panel a task. At the first length: {told(scores, metric)}.",
                         caption=f"Figure 6: {label} against the length of the sequence; a cross marks what could not be run, with its reason in the table. {about}")
 
-
+# %% ../../nbs/80_recipes/slotssm_report.ipynb #d6a76c25
 def write_stream_pictures(results: Results, part: Path) -> None:
     "What the paper leaves open, on coordinates."
     about, scores = results.about("slotssm-streams"), results.scores("slotssm-streams")
@@ -112,7 +112,7 @@ CAPTIONS = {
 }
 REASONS = {"table1": "CATER's videos and a stage that trains a head on them are not part of any profile", "table5": "the sets, their depth and its scale are not described well enough to be rebuilt"}
 
-
+# %% ../../nbs/80_recipes/slotssm_report.ipynb #516bea7e
 def write_printed(tables: Mapping, parameters: Mapping, part: Path) -> None:
     "Tables 1 to 5."
     with forked_rng(0, "tables"):
@@ -124,7 +124,7 @@ def write_printed(tables: Mapping, parameters: Mapping, part: Path) -> None:
     for name, stem, what in (("table1", "cater", "Table 1: accuracy of snitch localisation in percent."), ("table5", "depth", "Table 5: mean squared error of depth.")):
         save_table(printed_table(tables, name, ARM_NAMES, REASONS[name]), part / stem, caption=f"{what} The paper's rows alone.")
 
-
+# %% ../../nbs/80_recipes/slotssm_report.ipynb #879ea021
 def with_sizes(scores: Sequence[Mapping]) -> list[dict]:
     "Rows of streams in which sizes stand beside the scores: arm `slotssm_k4` of data set `parameters` is slotssm on four balls."
     moved = []
@@ -145,7 +145,7 @@ def write_scores(results: Results, part: Path) -> None:
         save_table(cost_table({kind: frame for kind, frame in frames.items() if len(frame)}, results.names), part / "cost-times",
                    caption="Figure 5b in numbers: CPU time by length L, untrained cores of one size. What would not fit or take too long was skipped, with the reason.")
 
-
+# %% ../../nbs/80_recipes/slotssm_report.ipynb #96a800cf
 def write_report(
     results_folder: str | Path,     # results/<profile>
     papers: str | Path,             # data/papers

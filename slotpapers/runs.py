@@ -29,6 +29,7 @@ RUNS = {
     "slotfm-probe": "slotpapers.recipes.slotfm_probe",
     "slotfm-sweeps": "slotpapers.recipes.slotfm_sweeps",
     "slotfm-questions": "slotpapers.recipes.slotfm_questions",
+    "slotssm-latency": "slotpapers.recipes.slotssm_latency",
     "slotfm-baselines": "slotpapers.recipes.slotfm_baselines",
     "slotssm-balls": "slotpapers.recipes.slotssm_balls",
     "slotssm-blinking": "slotpapers.recipes.slotssm_blinking",

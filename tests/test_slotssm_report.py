@@ -12,7 +12,7 @@ from slotpapers.blocks.patches import ConvTokens
 from slotpapers.core.results import read_json, save_arrays, write_json
 from slotpapers.evaluation.paper_tables import load_tables
 from slotpapers.figures.slotssm import (
-    arm_colors, as_rgb, fig_slotssm_cost, fig_slotssm_paths, fig_slotssm_pictures, fig_slotssm_points, fig_slotssm_series, fig_slotssm_video,
+    MODEL_ORDER, arm_colors, as_rgb, fig_slotssm_cost, fig_slotssm_paths, fig_slotssm_pictures, fig_slotssm_points, fig_slotssm_series, fig_slotssm_video,
     line_styles, slot_picture, winner_picture)
 from slotpapers.figures.theme import FAINT, save_figure, slot_colors
 from slotpapers.recipes import slotssm_pictures as pictures, slotssm_report as report
@@ -90,9 +90,10 @@ def test_pictures_are_drawn_without_smoothing():
 
 # ---------------------------------------------------------------- numbers
 
-def test_colours_are_given_in_order_and_trivial_arms_are_grey():
-    assert arm_colors(["b", "copy", "a", "b"], ["copy"]) == {"b": slot_colors(2)[0], "a": slot_colors(2)[1], "copy": FAINT}
-    assert arm_colors(["copy"], ["copy"]) == {"copy": FAINT}
+def test_models_keep_their_colours_and_trivial_arms_are_grey():
+    some, all_of_them = arm_colors(["b", "rim", "copy", "a", "b"], ["copy"]), arm_colors([*MODEL_ORDER, "b", "a"])
+    assert some == {arm: all_of_them.get(arm, FAINT) for arm in ("b", "rim", "copy", "a")} and some["copy"] == FAINT
+    assert len(set(all_of_them.values())) == len(MODEL_ORDER) + 2 and "#949494" not in all_of_them.values(), "no model is grey"
     assert line_styles({"a": "red", "b": FAINT, "c": FAINT, "d": FAINT, "e": FAINT}) == {"a": "-", "b": "--", "c": ":", "d": "-.", "e": "--"}
 
 

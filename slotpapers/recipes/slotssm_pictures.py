@@ -119,11 +119,11 @@ def fig_rollouts(results: Results, clip: int = 0) -> Figure:
     return fig_slotssm_pictures(rows, [f"+{step}" for step in arrays["shown"]], largest=0.62, title=f"{results.title('slotssm-balls')}: frames after the context")
 
 
-def fig_slot_maps(results: Results, clip: int = 0) -> Figure:
-    "Figure 12: predicted frames, and which slot the decoder looked at most for each place."
+def fig_slot_maps(results: Results, clip: int = 0, arms: Sequence[str] = ("slotssm", "slot_transformer", "oc_slotssm", "savi")) -> Figure:
+    "Figure 12: predicted frames of those arms that were run, and which slot the decoder looked at most for each place."
     arrays, rows = results.arrays["slotssm-balls"], {}
     rows["truth"] = list(arrays["truth"][clip].astype(float))
-    for arm, maps in by_arm(results, "slot_map.").items():
+    for arm, maps in ((arm, maps) for arm, maps in by_arm(results, "slot_map.").items() if arm in arms):
         rows[words_of(arm)] = list(arrays[f"rollout.{arm}"][clip] / 255)
         rows[f"{words_of(arm)}:\nslots"] = [winner_picture(each) for each in maps[clip]]
     return fig_slotssm_pictures(rows, [f"+{step}" for step in arrays["shown"]], largest=0.62, title=f"{results.title('slotssm-balls')}: slot maps")

@@ -93,20 +93,31 @@ def test_every_arm_learns_from_either_objective():
 # ---------------------------------------------------------------- bouncing balls
 
 def test_competence_needs_more_than_both_trivial_predictors(monkeypatch):
-    "The truth is competent; the mean image, which beats a copy over a long horizon, is not."
+    "The truth is competent; a copy is not, nor is the mean image, which beats a copy over a long horizon."
     plan = replace(BALLS, arms="slotssm", n_test=16, horizon=12, n_train=64)
     data = slotssm_balls.data(plan)
     fitted = slotssm_balls.fit(replace(plan, steps=1, rates="0.001"), data, slotssm_balls.build(plan, data), None)
-    mean = data.train.float().mean(dim=(0, 1))
-    answers = {"truth": data.test[:, 2:].float(), "mean": mean.expand(16, 12, 1, 8, 8), "copy": data.test[:, 1:2].float().expand(16, 12, 1, 8, 8)}
+    mean, test = data.train.float().mean(dim=(0, 1)), data.test.float()
+    answers = {"truth": (test[:, 2:], 0.0), "mean": (mean.expand(16, 12, 1, 8, 8), float((test[:, 1:] - mean).square().mean())),
+               "copy": (test[:, 1:2].expand(16, 12, 1, 8, 8), float((test[:, 1:] - test[:, :-1]).square().mean()))}
     found = {}
-    for name, frames in answers.items():
+    for name, (frames, following) in answers.items():
         monkeypatch.setattr(slotssm_balls, "predictions", lambda *args, frames=frames, **options: frames)
+        monkeypatch.setattr(slotssm_balls, "one_step_mse", lambda *args, following=following: following)
         found[name] = rows_by_key(slotssm_balls.score(plan, data, fitted))
     key = ("slotssm", "bouncing_balls", 0)
     assert [found[name][*key, "competent"] for name in ("truth", "mean", "copy")] == [1, 0, 0]
-    assert found["truth"][*key, "mse"] == 0 and found["mean"][*key, "mse"] == pytest.approx(found["mean"]["mean_image", "bouncing_balls", 0, "mse"])
+    trivial = {name: found["mean"][name, "bouncing_balls", 0, "mse"] for name in ("mean_image", "copy_last")}
+    assert trivial["mean_image"] < trivial["copy_last"], "why the roll-out alone would not tell"
+    assert found["truth"][*key, "mse"] == 0 and found["mean"][*key, "mse"] == pytest.approx(trivial["mean_image"])
     assert found["copy"][*key, "mse_at_12"] == pytest.approx(found["copy"]["copy_last", "bouncing_balls", 0, "mse_at_12"])
+    assert found["copy"]["copy_last", "bouncing_balls", 0, "mse_next"] == pytest.approx(answers["copy"][1])
+
+
+@pytest.mark.parametrize("mse, following, competent", [(0.09, 0.03, True), (0.11, 0.03, False), (0.09, 0.05, False), (0.05, 0.069, False)])
+def test_competence_by_hand(mse, following, competent):
+    trivial = {"mean_image": {"mse": 0.07, "mse_next": 0.07}, "copy_last": {"mse": 0.1, "mse_next": 0.04}}
+    assert slotssm_balls.is_competent({"mse": mse, "mse_next": following}, trivial) is competent
 
 
 def test_slot_maps_that_follow_the_balls_score_one():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Config', 'BallData', 'clips', 'white', 'data', 'as_batch', 'model_name', 'untrained', 'build', 'fit', 'predictions',
-           'one_step_mse', 'slot_ari', 'horizon_scores', 'model_scores', 'trivial_scores', 'score', 'score_table',
-           'example_arrays', 'horizon_arrays', 'figure_arrays', 'write']
+           'one_step_mse', 'slot_ari', 'horizon_scores', 'model_scores', 'trivial_scores', 'is_competent', 'score',
+           'score_table', 'example_arrays', 'horizon_arrays', 'figure_arrays', 'write']
 
 # %% ../../nbs/80_recipes/slotssm_balls.ipynb #e18f2a4c
 import hashlib
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..core.results import whole_folder
 from ..core.seeds import torch_stream
 from ..data.balls import bouncing_balls
-from ..evaluation.frame_prediction import frame_mse, horizon_mse, trivial_rollout_scores
+from ..evaluation.frame_prediction import frame_mse, horizon_mse, mean_image, trivial_rollout_scores
 from ..evaluation.segmentation import adjusted_rand_index
 from ..models.slotssm_wiring import VideoModel, rollout, state_bytes
 from ..objectives.slotssm import NextFrame
@@ -209,18 +209,28 @@ def trivial_scores(
     config: Config,
     data: BallData,
 ) -> dict[str, dict[str, float]]:
-    "Errors of the mean image, of a thousand training clips at most, and of the last frame, repeated."
-    rows = trivial_rollout_scores(data.train[:1000].float(), data.test[:, :config.context].float(), data.test[:, config.context:].float())
-    return {name.replace(" ", "_"): horizon_scores(torch.tensor(row["by_step"], dtype=torch.float64)) for name, row in rows.items()}
+    "Errors of the mean image, of a thousand training clips at most, and of the last frame, repeated; in a roll-out and for the next frame."
+    some, test, seen = data.train[:1000].float(), data.test.float(), config.context
+    rows = trivial_rollout_scores(some, test[:, :seen], test[:, seen:])
+    mean = mean_image(some.flatten(0, 1), 1)
+    following = {"mean image": frame_mse(mean.expand_as(test[0, 1:]).expand_as(test[:, 1:]), test[:, 1:]), "copy last": frame_mse(test[:, :-1], test[:, 1:])}
+    return {name.replace(" ", "_"): horizon_scores(torch.tensor(row["by_step"], dtype=torch.float64)) | {"mse_next": following[name]} for name, row in rows.items()}
 
 
+def is_competent(
+    values: Mapping[str, float],               # of an arm: mse and mse_next
+    trivial: Mapping[str, Mapping[str, float]],
+) -> bool:
+    "Whether the arm has learned to predict the next frame, and its roll-out beats a copy."
+    return values["mse_next"] < min(each["mse_next"] for each in trivial.values()) and values["mse"] < trivial["copy_last"]["mse"]
+
+# %% ../../nbs/80_recipes/slotssm_balls.ipynb #aef6b219
 def score(config: Config, data: BallData, fitted: Mapping[str, Fitted]) -> list[dict]:
     "Step 4: rows of arm, dataset, seed, fold, metric, value on the test clips."
     trivial, rows, name = trivial_scores(config, data), [], data.description["name"]
-    bound = min(values["mse"] for values in trivial.values())
     for arm, seed in arms_and_seeds(config.arms, config.repeated, config.n_seeds):
         values = model_scores(config, data, fitted[model_name(arm, seed)])
-        rows += rows_of(values | {"competent": float(values["mse"] < bound)}, arm, name, seed)
+        rows += rows_of(values | {"competent": float(is_competent(values, trivial))}, arm, name, seed)
         rows += rows_of({"slot_ari_fg": slot_ari(untrained(config, seed), data)}, "untrained", name, seed) if arm == "slotssm" else []
     return rows + [row for arm, values in trivial.items() for seed in range(config.n_seeds) for row in rows_of(values, arm, name, seed)]
 

@@ -163,6 +163,7 @@ def test_files(tmp_path):
     times = json.loads((folder / "timings.json").read_text())
     assert {r["kind"] for r in times["rows"]} == {"pass", "step"} and times["machine"]["threads"] >= 1
     assert all(r["seconds"] == np.median(r["rounds"]) for r in times["rows"])
+    assert all((r["peak_mb"] is None) == (r["kind"] == "step") for r in times["rows"])
     metrics = {r["metric"] for r in load_scores(tmp_path / "results")["check"]}
     assert {"state_growth", "pass_s", "step_growth"} <= metrics
 

@@ -329,8 +329,10 @@ def timing_scores(fitted: Fitted, lengths: list[int]) -> list[dict]:
 
 def timings(fitted: Fitted, lengths: list[int]) -> dict:
     "What timings.json holds."
-    return {"machine": machine(), "rows": [{"arm": arm, "length": length, "kind": kind, "seconds": statistics.median(spent), "rounds": spent}
-                                           for (arm, length, kind), spent in fitted.rounds.items()], "scores": timing_scores(fitted, lengths)}
+    rows = [{"arm": arm, "length": length, "kind": kind, "seconds": statistics.median(spent), "rounds": spent,
+             "peak_mb": fitted.counted[arm, length] / 1e6 if kind == "pass" and (arm, length) in fitted.counted else None}
+            for (arm, length, kind), spent in fitted.rounds.items()]
+    return {"machine": machine(), "rows": rows, "scores": timing_scores(fitted, lengths)}
 
 # %% ../../nbs/80_recipes/slotssm_latency.ipynb #e94da836
 def arrays(config: Config, data: LatencyData, fitted: Fitted) -> dict[str, np.ndarray]:

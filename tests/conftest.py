@@ -10,9 +10,13 @@ torch.set_num_threads(1)   # two workers share two cores
 ROOT = Path(__file__).resolve().parents[1]
 
 
+LONG = ("test_pipeline", "test_notebooks", "test_runs", "test_docs")     # files that take minutes, the longest first
+
+
 def pytest_collection_modifyitems(items):
-    "Groups that one worker must run alone come first: begun last, they would keep one worker busy while the other waits."
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    "A file is run by one worker, so the long ones come first: begun last, one would keep a worker busy while the other waits."
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")

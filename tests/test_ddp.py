@@ -17,8 +17,6 @@ import ddp_worker  # noqa: E402
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)   # float64; sums over rows are taken in another order
 
-pytestmark = pytest.mark.xdist_group("ddp")      # one worker, so that what all tests share is made once
-
 
 def work(folder: Path, *arguments: str) -> Path:
     folder.mkdir()

@@ -20,8 +20,6 @@ from slotpapers.recipes import findings_slotssm as M
 from slotpapers.recipes import findings_smoothsa as S
 from slotpapers.recipes.scorecard import all_findings, finding_from_scores, write_scorecard
 
-pytestmark = pytest.mark.xdist_group("findings")      # one worker, so that what all tests share is made once
-
 
 @pytest.fixture(scope="module")
 def papers(root):

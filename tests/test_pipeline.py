@@ -20,7 +20,7 @@ import yaml
 from slotpapers.core.results import imported_modules, module_file
 from slotpapers.runs import PROFILES, RUNS, execute, parameters_of, recipe_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 STAGES = [*RUNS, "slotfm-report", "slotssm-report", "smoothsa-report", "claims"]
 

@@ -17,7 +17,7 @@ from slotpapers.recipes import slotfm_sweeps
 from slotpapers.recipes.configuration import make_config
 from slotpapers.runs import PROFILES, RUNS, execute, pack, parameters_of, parse_setting, recipe_of, scratch_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs")]      # one worker, so that the runs are made once
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 FIELDS = {run: {f.name for f in fields(recipe_of(run).Config)} for run in RUNS}
 

@@ -90,6 +90,22 @@ def test_every_arm_learns_from_either_objective():
             assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad), arm
 
 
+@pytest.mark.parametrize("arm", ["savi", "slotssm"])
+def test_scores_are_the_same_whatever_was_drawn_before(arm):
+    "SAVi begins with a draw: no score may depend on the state of torch's global generator."
+    plan = replace(BALLS, arms=arm, repeated=arm, rates="0.01")
+    data = slotssm_balls.data(plan)
+    fitted = slotssm_balls.fit(plan, data, slotssm_balls.build(plan, data), None)
+    found = []
+    for _ in range(2):
+        torch.rand(3)
+        found.append(slotssm_balls.score(plan, data, fitted))
+    assert found[0] == found[1]
+    torch.rand(3)
+    arrays = [slotssm_balls.figure_arrays(plan, data, fitted, found[0]) for _ in range(2)]
+    assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0])
+
+
 # ---------------------------------------------------------------- bouncing balls
 
 def test_competence_needs_more_than_both_trivial_predictors(monkeypatch):

@@ -93,7 +93,9 @@ def mean_loss(
     sums: dict[str, float] = {}
     for start in range(0, n, batch_size):
         part = {name: value[start:start + batch_size].to(device) for name, value in batch.items()}
-        for name, value in objective(model, part).items():
+        with forked_rng(0, "start", start):
+            terms = objective(model, part)
+        for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(part["x"]) / n
     return sums | {"total": sum(sums.values())}
 

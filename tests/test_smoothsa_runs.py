@@ -308,6 +308,15 @@ def test_a_killed_run_goes_on_to_the_same_scores(tmp_path):
     assert got == expected
 
 
+def test_large_pictures_are_thinned_for_the_figures():
+    "figures.npz holds at most 300 kB, whatever the size of the frames."
+    config = smoothsa_images.Config(**TINY | dict(scenes="B, 128, 2, 3", encoder="fourier, 32, 8"), n_scenes="4, 6", arms="smoothsa")
+    data = smoothsa_images.data(config)
+    arrays = smoothsa_images.example_arrays(smoothsa_images.fit(config, data, smoothsa_images.build(config, data), None), data.held)
+    assert arrays["example.images"].shape == (4, 64, 64, 3) and arrays["example.smoothsa.decoder"].shape == (3, 4, 64, 64)
+    assert np.array_equal(arrays["example.truth"], data.held.segments[:4, ::2, ::2]) and np.array_equal(arrays["example.images"], data.held.frames[:4, ::2, ::2])
+
+
 def test_a_checkpoint_of_another_loss_is_not_taken_over(tmp_path):
     config = smoothsa_images.Config(**TINY, n_scenes="6, 3", arms="corrupted", corrupt_every=1)
     data = smoothsa_images.data(config)

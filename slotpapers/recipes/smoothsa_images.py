@@ -97,14 +97,14 @@ def motion_arrays(fitted: Mapping[str, Fitted]) -> dict[str, np.ndarray]:
 
 
 def example_arrays(fitted: Mapping[str, Fitted], held: Split) -> dict[str, np.ndarray]:
-    "A few held-out scenes, their segments, and the labels of seed 0 after every round."
-    size = held.segments.shape[-1]
-    few = held.head(max(1, min(4, 4 * 64**2 // size**2)))
-    arrays = {"example.images": few.frames, "example.truth": few.segments.numpy().astype(np.uint8)}
+    "A few held-out scenes, their segments, and the labels of seed 0 after every round; of large pictures every so many pixels."
+    size, few = held.segments.shape[-1], held.head(4)
+    thin = (..., slice(None, None, max(1, round(size / 64))), slice(None, None, max(1, round(size / 64))))
+    arrays = {"example.images": few.frames[(*thin, slice(None))], "example.truth": few.segments.numpy()[thin].astype(np.uint8)}
     for arm in SHOWN:
         if f"{arm}-0" in fitted:
             for source, rounds in round_masks(fitted[f"{arm}-0"].model, few, 0).items():
-                arrays[f"example.{arm}.{source}"] = np.stack([label_maps(masks, size).numpy() for masks in rounds]).astype(np.uint8)
+                arrays[f"example.{arm}.{source}"] = np.stack([label_maps(masks, size).numpy()[thin] for masks in rounds]).astype(np.uint8)
     return arrays
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #2a3a98ab

@@ -119,16 +119,17 @@ SHOWN = ("smoothsa", "rounds_1_1", "rounds_3_3", "no_preheater", "randsfq", "slo
 
 
 def example_arrays(config: Config, fitted: Mapping[str, Fitted], held: Split) -> dict[str, np.ndarray]:
-    "The first held-out clip, its segments, every frame's labels, and the gradients of its first frames; seed 0."
+    "The first held-out clip (eight frames; of large ones every so many pixels), its segments, labels, and gradients; seed 0."
     size, one, arrays = held.segments.shape[-1], held.head(1), {}
-    kept = slice(None, max(2, min(one.segments.shape[1], 16 * 64**2 // size**2)))
-    arrays |= {"example.frames": one.frames[0, kept], "example.truth": one.segments[0, kept].numpy().astype(np.uint8)}
+    every = slice(None, None, max(1, round(size / 64)))
+    kept = (slice(None, 8), every, every)
+    arrays |= {"example.frames": one.frames[0][kept], "example.truth": one.segments[0].numpy()[kept].astype(np.uint8)}
     for arm in SHOWN:
         if f"{arm}-0" in fitted:
             model = fitted[f"{arm}-0"].model
             (output,) = passes(model, one, 0)
             for field, source in SOURCES.items():
-                arrays[f"example.{arm}.{source}"] = label_maps(getattr(output, field).cpu(), size)[0, kept].numpy().astype(np.uint8)
+                arrays[f"example.{arm}.{source}"] = label_maps(getattr(output, field).cpu(), size)[0].numpy()[kept].astype(np.uint8)
             for name, term in (("gradient", None), ("gradient_rebuilt", "rebuilt")):
                 absolute = reduce(arm_gradients(config, model, one, arm, 0, term=term).abs(), "1 T N P -> T N", "mean")
                 arrays[f"{name}.{arm}"] = rearrange(absolute, "T (h w) -> T h w", h=round(absolute.shape[1] ** 0.5)).numpy()

@@ -302,7 +302,7 @@ def fig_slotssm_cost(
     check_columns("timings", timings, TIMING_COLUMNS)
     colors, names, lengths = arm_colors(list(timings["arm"])), names or {}, np.sort(timings["length"].unique())
     fig, axes = panel_figure(2, 2.3, around=0.85 + 0.17 * math.ceil(len(colors) / 3), title=title, sharex=True)
-    for ax, (column, unit) in zip(axes, (("milliseconds", "time of one pass (ms)"), ("megabytes", "memory (MB)"))):
+    for ax, (column, unit) in zip(axes, (("milliseconds", "time (ms)"), ("megabytes", "memory (MB)"))):
         rows = timings.rename(columns={"length": "setting", column: "value"})
         if rows["value"].notna().any():
             draw_points(ax, rows, colors)

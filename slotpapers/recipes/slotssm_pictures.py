@@ -255,5 +255,7 @@ def fig_paths(results: Results, n_seen: int = 10) -> Figure:
 def fig_cost(results: Results, kind: str = "pass") -> Figure:
     "Figure 5b: time and memory of one pass over L steps, or of one more step after L."
     frame = timing_frame(results.scores("slotssm-latency"), results.timings["rows"], kind)
+    if kind == "pass":
+        frame = frame[frame["arm"] != "slot_transformer_cached"]      # in one pass there is nothing to cache
     words = "one pass over the whole length" if kind == "pass" else "one more step"
     return fig_slotssm_cost(frame, names=results.names, title=f"Cost of {words}, untrained cores")

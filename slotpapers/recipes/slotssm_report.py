@@ -87,18 +87,19 @@ def write_stream_pictures(results: Results, part: Path) -> None:
 
 def write_cost_pictures(results: Results, part: Path) -> None:
     "Figure 5b."
-    machine = ", ".join(f"{key} {value}" for key, value in results.timings["machine"].items())
+    known = results.timings["machine"]
+    machine = ", ".join([*(f"{key} {known[key]}" for key in ("device", "processor", "cores", "threads") if key in known), *(f"{name} {version}" for name, version in known.get("versions", {}).items() if name == "torch")])
     for kind, stem, what in (("pass", "cost", "one pass over the whole length"), ("step", "cost-step", "one more step after a length")):
         frame = timing_frame(results.scores("slotssm-latency"), results.timings["rows"], kind)
         if len(frame) and frame["milliseconds"].notna().any():
             fastest = frame.dropna(subset=["milliseconds"]).groupby("arm", sort=False).last()
             said = ", ".join(f"{words_of(arm)} {row.milliseconds:.3g} ms at {row.length:,} steps" for arm, row in fastest.iterrows())
             save_figure(fig_cost(results, kind), part / stem, alt=f"Lines of time and memory against length on logarithmic axes; at their largest lengths: {said}.",
-                        caption=f"Figure 5b: CPU time and memory of {what}, untrained cores of one size; a cross was skipped because it would not have fitted. Machine: {machine}.")
+                        caption=f"Figure 5b: CPU time and memory of {what}, untrained cores of one size; memory as measured, else as predicted from the sizes of tensors; a cross was skipped because it would not have fitted or taken too long. Machine: {machine}.")
 
 # %% ../../nbs/80_recipes/slotssm_report.ipynb #646dce70
 SCORES = {   # stage -> metric -> heading
-    "slotssm-balls": {"mse": "MSE of the roll-out", "mse_threshold": "MSE, 0/1 fed back", "mse_at_1": "MSE of the first frame", "mse_next": "MSE, one step", "bce": "nats a pixel", "competent": "beats copy last", "slot_ari_fg": "slots on balls (ARI)",
+    "slotssm-balls": {"mse": "MSE of the roll-out", "mse_threshold": "MSE, 0/1 fed back", "mse_at_1": "MSE of the first frame", "mse_next": "MSE, one step", "bce": "nats a pixel", "competent": "learned the next frame", "slot_ari_fg": "slots on balls (ARI)",
                       "parameters": "parameters", "core_parameters": "of its memory", "state_bytes": "bytes kept", "lr": "learning rate"},
     "slotssm-blinking": {"mse": "MSE", "class_error": "wrong pixels", "foreground_error": "wrong ball pixels", "colour_error": "wrong balls", "coloured_error": "wrong coloured balls", "cross_entropy": "nats a pixel",
                          "parameters": "parameters", "lr": "learning rate"},
@@ -106,7 +107,7 @@ SCORES = {   # stage -> metric -> heading
                         "state_numbers": "numbers of state", "lr": "learning rate"},
 }
 CAPTIONS = {
-    "slotssm-balls": ("video-scores", "Figure 4 in numbers, with sizes, what a stream keeps, and whether each model beats copying the last frame."),
+    "slotssm-balls": ("video-scores", "Figure 4 in numbers, with sizes, what a stream keeps, and whether each model learned: 1 where it beats the mean image and the last frame one step ahead, and the last frame in the roll-out."),
     "slotssm-blinking": ("blinking-scores", "Figure 6 in numbers; shares of pixels and balls are from 0 to 1. Trivial predictors are rows too."),
     "slotssm-streams": ("streams-scores", "Coordinate streams: models, questions and trivial predictors. Questions stand on one number of balls."),
 }

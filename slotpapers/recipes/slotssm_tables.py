@@ -174,8 +174,8 @@ def timing_frame(
     "Time and memory of every arm and length, and the reason where one was skipped."
     found = {(row["arm"], row["length"]): row for row in timings if row["kind"] == kind}
     predicted = {(row["arm"], row["dataset"]): row["value"] for row in scores if row["metric"] == f"predicted_{kind}_mb"}
-    rows = []
-    for row in (row for row in scores if row["metric"] == kind):
+    rows, judged = [], {(row["arm"], row["dataset"]): row for row in scores if row["metric"] == kind}     # the same for all seeds
+    for row in judged.values():
         length = int(row["dataset"].rpartition("_")[2])
         timed = found.get((row["arm"], length), {})
         peak = timed.get("peak_mb") if timed.get("peak_mb") is not None else predicted.get((row["arm"], row["dataset"])) if timed else None

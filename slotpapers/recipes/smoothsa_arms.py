@@ -152,7 +152,7 @@ CLIP_NORM = {"images": 1.0, "videos": 0.05}     # [released code]
 @dataclass(frozen=True)
 class Fitted:
     "A trained model and how its training went."
-    model: SmoothSA
+    model: nn.Module          # SmoothSA, or a part of it that was trained alone
     trained: Trained
 
 

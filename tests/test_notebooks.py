@@ -1,12 +1,16 @@
 "Every library notebook and walk-through runs from top to bottom, each as its own item."
 import json
-import os
+import multiprocessing
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+sys.path.insert(0, str(Path(__file__).parent / "workers"))
+
+import notebook_page  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -20,12 +24,37 @@ def test_saved_outputs_hold_no_noise_of_the_machine_that_made_them(path):
     assert not re.search(r"/(root|home|Users)/", json.dumps([o.get("text", "") for o in outputs])), "a path of somebody's machine"
 
 
+@pytest.fixture(scope="module")
+def pages():
+    "A server that forks a process for each page from one that has imported torch."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(notebook_page.SHARED)
+    return context
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_notebook_runs(path, monkeypatch):
+def test_notebook_runs(path, pages, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.delenv("SLOTPAPERS_DATA", raising=False)     # pages are the same with and without real samples
-    assert os.environ["OMP_NUM_THREADS"] == "1"
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    here, there = pages.Pipe(duplex=False)
+    process = pages.Process(target=notebook_page.run, args=(str(path), there))
+    process.start()
+    there.close()
+    assert here.poll(300), f"{path.name} ran for more than 300 s"
+    said = here.recv()
+    process.join()
+    assert said is None, said
+
+
+def test_a_failing_page_is_told_with_its_cell(tmp_path, pages):
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("assert x == 2, 'planted'")])
+    nbformat.write(page, tmp_path / "broken.ipynb")
+    here, there = pages.Pipe(duplex=False)
+    process = pages.Process(target=notebook_page.run, args=(str(tmp_path / "broken.ipynb"), there))
+    process.start()
+    assert here.poll(60)
+    said = here.recv()
+    process.join()
+    assert "planted" in said and "assert x == 2" in said

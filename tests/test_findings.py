@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import yaml
+from fixtures_tables import changed
 from scipy import signal
 
 from slotpapers.core.records import Windows
@@ -77,17 +78,6 @@ def test_outcomes_can_be_written(outcomes):
 
 
 # ---------------------------------------------------------------------------------------------------------------- otherwise
-def changed(tables, place, value):
-    "The tables with one number changed; place is a path of keys."
-    other = copy.deepcopy(tables)
-    *way, last = place
-    target = other
-    for key in way:
-        target = target[key]
-    target[last] = value
-    return other
-
-
 @pytest.mark.parametrize("check, place, value", [
     (F.no_filter_at_nyquist, ("text", "sampling_rate_hz", "value"), 52),
     (F.band_pass_sum_gain, ("tables", "table7", "rows", 3), [[0, 1], [1, 10], [10, 20]]),

@@ -1,5 +1,4 @@
 "SmoothSA's printed numbers, its claims and findings, and the report that is drawn from its runs."
-import copy
 import hashlib
 import re
 import shutil
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures_tables import changed
 
 from slotpapers.core.results import read_json, write_json
 from slotpapers.evaluation import paper_tables_smoothsa as P
@@ -103,17 +103,6 @@ def test_generated_sets_judge_only_what_is_said_of_them(claims):
 
 
 # ---------------------------------------------------------------------------------------------------------------- findings
-def changed(tables, place, value):
-    "The tables with one number changed; place is a path of keys."
-    other = copy.deepcopy(tables)
-    *way, last = place
-    target = other
-    for key in way:
-        target = target[key]
-    target[last] = value
-    return other
-
-
 @pytest.mark.parametrize("check, place, value", [
     (P.repeated_cells, ("tables", "table2", "rows", "steve", 1, 0, 1), 0.7),
     (P.default_scores, ("tables", "table5", "rows", "separate_weights", "shared", 0), 105.6),

@@ -87,10 +87,10 @@ def write_stream_pictures(results: Results, part: Path) -> None:
 
 def write_cost_pictures(results: Results, part: Path) -> None:
     "Figure 5b."
-    known = results.timings["machine"]
+    known = results.timings["slotssm-latency"]["machine"]
     machine = ", ".join([*(f"{key} {known[key]}" for key in ("device", "processor", "cores", "threads") if key in known), *(f"{name} {version}" for name, version in known.get("versions", {}).items() if name == "torch")])
     for kind, stem, what in (("pass", "cost", "one pass over the whole length"), ("step", "cost-step", "one more step after a length")):
-        frame = timing_frame(results.scores("slotssm-latency"), results.timings["rows"], kind)
+        frame = timing_frame(results.scores("slotssm-latency"), results.timings["slotssm-latency"]["rows"], kind)
         if len(frame) and frame["milliseconds"].notna().any():
             fastest = frame.dropna(subset=["milliseconds"]).groupby("arm", sort=False).last()
             said = ", ".join(f"{words_of(arm)} {row.milliseconds:.3g} ms at {row.length:,} steps" for arm, row in fastest.iterrows())
@@ -142,7 +142,7 @@ def write_scores(results: Results, part: Path) -> None:
         if stage in results.metrics:
             save_table(stage_table(with_sizes(results.scores(stage)), SCORES[stage], results.names), part / stem, caption=f"{caption} Mean ± sd over seeds. {results.about(stage)}")
     if "slotssm-latency" in results.metrics:
-        frames = {kind: timing_frame(results.scores("slotssm-latency"), results.timings["rows"], kind) for kind in ("pass", "step")}
+        frames = {kind: timing_frame(results.scores("slotssm-latency"), results.timings["slotssm-latency"]["rows"], kind) for kind in ("pass", "step")}
         save_table(cost_table({kind: frame for kind, frame in frames.items() if len(frame)}, results.names), part / "cost-times",
                    caption="Figure 5b in numbers: CPU time by length L, untrained cores of one size. What would not fit or take too long was skipped, with the reason.")
 

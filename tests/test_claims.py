@@ -319,8 +319,8 @@ def competent(a, b, **more):
 def test_an_arm_that_did_not_learn_judges_nothing():
     for scores in (CLEAR, CLEAR[::-1], CLOSE):
         verdict = C.judge(claim(), rows(*scores) + competent([1, 1, 1], [1, 0, 0]), "gpu")
-        assert verdict.word == "not run" and verdict.n == 0
-        assert verdict.reason == "'B' is not competent on 'motionsense' (seeds [1, 2]): no claim rests on it"
+        assert verdict.word == "inconclusive (below scale)" and verdict.n == 3 and verdict.refused
+        assert "'B' is not competent on 'motionsense' (seeds [1, 2]): no verdict rests on it" in verdict.reason
     assert C.judge(claim(), rows(*CLEAR) + competent([1] * 3, [1] * 3), "gpu").word == "supported"
     assert "'A' is not competent" in C.judge(claim(), rows(*CLEAR) + competent([0] * 3, [0] * 3), "gpu").reason
 
@@ -333,6 +333,27 @@ def test_competence_belongs_to_an_arm_a_set_and_a_stage():
     both = rows(*CLEAR) + rows(*CLEAR, dataset="daphnet") + failed
     assert C.judge(claim(stand_ins=["daphnet"]), both, "gpu").dataset == "daphnet"
     assert C.judge(claim(stand_ins=["daphnet"]), both, "gpu").word == "supported at reduced scale"
+
+
+@pytest.mark.parametrize("rule, words", [
+    ("reduce", ["supported at reduced scale", "inconclusive (below scale)", "inconclusive (below scale)"]),
+    ("judge", ["supported", "contradicted", "inconclusive"])])
+def test_parts_of_a_model_and_controls_are_judged_whatever_was_learned(rule, words):
+    failed = competent([1, 0, 1], [0, 0, 0])
+    verdicts = [C.judge(claim(if_incompetent=rule), rows(*scores) + failed, "gpu") for scores in (CLEAR, CLEAR[::-1], CLOSE)]
+    assert [v.word for v in verdicts] == words and not any(v.refused for v in verdicts)
+    assert all("'A' is not competent on 'motionsense' (seeds [1]); 'B' is not competent on 'motionsense' (seeds [0, 1, 2])" in v.reason for v in verdicts)
+
+
+def test_a_rule_for_arms_that_did_not_learn_is_one_of_three():
+    with pytest.raises(ValueError, match="if_incompetent must be one of 'refuse', 'reduce', 'judge'; got 'ignore'"):
+        C.check_claim(claim(if_incompetent="ignore"))
+
+
+def test_an_excuse_on_other_data_or_of_another_metric_explains_nothing():
+    for other, explains in (({}, True), ({"dataset": "hhar"}, False), ({"metric": "accuracy"}, False)):
+        excused = [row | {"value": None, "reason": "too slow"} | other if row["arm"] == "B" else row for row in rows(*CLEAR)]
+        assert (C.judge(claim(), excused, "gpu").reason == "B: too slow") == explains, other
 
 
 def test_exact_claims_ask_nothing_of_training():

@@ -1,5 +1,7 @@
 "SmoothSA's recipes: words that are refused, arms that differ where they say, scores against loops, and runs that resume."
+import itertools
 import json
+import operator
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +128,40 @@ def test_every_arm_trains_on_the_data_it_is_made_for(arm, video, images, videos)
     asked = arm in ARMS and arm != "smoothsa" or arm in ("no_preheater", "fixed_start")
     assert ("preheat" in terms) != asked
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.projector.parameters())
+
+
+PARTS = {"projector": (), "attention": (), "decoder": ("decoder",), "transitioner": ("transition",), "start.cold": ("start", "start_init"),
+         "start.preheater": ("preheater", "preheat_order")}        # part of the model -> keywords that make it another
+
+
+@pytest.mark.parametrize("video", [False, True], ids=["images", "videos"])
+def test_what_two_arms_share_starts_from_the_same_weights(video, images, videos):
+    "Over all pairs of arms, with the starts from boxes among them: a part that both were given in the same words is equal bit for bit."
+    sets, models = (videos if video else images), {}
+    for arm, wanted in EVERY:
+        if wanted == video and not made_for_other(arm, video):
+            models[arm] = model_of(arm, sets, clip=3 if video else 1)
+    if video:
+        models |= {f"{arm}_boxes": model_of(arm, sets, clip=3, start="boxes") for arm in ("smoothsa", "rounds_1_1", "rounds_3_3")}
+    plain, seen = dict(decoder="masked", transition="randsfq" if video else "none", start="shared", start_init="zeros", preheater="block", preheat_order="cross-self-ffn"), dict.fromkeys(PARTS, 0)
+    words = {name: plain | {k: v for k, v in model._hub_mixin_config.items() if k in plain} for name, model in models.items()}
+    for one, other in itertools.combinations(models, 2):
+        for part, keys in PARTS.items():
+            first, second = (operator.attrgetter(part)(models[name]) for name in (one, other))
+            if first is not None and second is not None and all(words[one][k] == words[other][k] for k in keys):
+                first, second = first.state_dict(), second.state_dict()
+                assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), (one, other, part)
+                seen[part] += bool(first)
+    assert all(count > 3 for part, count in seen.items() if video or part != "transitioner"), seen
+    assert not video or any(not torch.equal(p, q) for p, q in zip(*(getattr(models["separate_weights"], name).parameters() for name in ("attention", "attention_rest"))))
+
+
+def made_for_other(arm, video):
+    try:
+        check_arm(arm, video)
+    except ValueError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("arm", ABLATIONS)

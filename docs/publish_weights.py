@@ -56,6 +56,15 @@ def provenance(training: dict) -> str:
             "Everything above is in `training.json` and `config.json`.")
 
 
+def reach(how: dict, config: dict) -> str:
+    "How long a stream may run, from the frames of a training clip and whether tokens know their step."
+    trained = how["n_frames"] - 1
+    if not config["times"]:
+        return f"Trained on {trained} steps; tokens do not know their step, so a stream may run on."
+    return (f"**Good for {trained} steps.** Tokens carry a code of their step (`times=True`) and training reads {trained} frames, so the code of every later step is new to the model and its pictures get worse. "
+            f"Begin again with `state=None` after {trained} frames at most; a stream without end needs a model trained with `times=False`.")
+
+
 def balls_card(name: str, training: dict, config: dict) -> str:
     "The card of a model of bouncing balls."
     how, arm, scores = training["parameters"], training["arm"], training["scores"]
@@ -75,7 +84,7 @@ A re-implementation by slotpapers; the authors of the paper have published no we
 from slotpapers.models import SlotSSM
 model, state = SlotSSM.from_pretrained("data/models/{name}"), None
 for frame in video:                                       # (1, {config['channels']}, {config['image_size']}, {config['image_size']}), values 0 and 1
-    out, state = model.step(frame, state)                 # the state does not grow
+    out, state = model.step(frame, state)                 # the state does not grow; see Limits for how far it is good
     next_frame, slot_map = out.pixels.sigmoid(), out.masks
 ```
 
@@ -97,6 +106,7 @@ Mean squared error on {how['n_test']} test clips ({how['context']} frames seen, 
 
 ## Limits
 An example of the method at work, not evidence for any claim of the paper: one seed, small pictures, few balls. Slot k of these weights is not slot k of any others.
+{reach(how, config)}
 
 ## Origin
 {provenance(training)}

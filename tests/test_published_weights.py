@@ -77,6 +77,24 @@ def test_published_balls_are_predicted_frame_by_frame_better_than_they_are_copie
     assert torch.allclose(out.masks.sum(dim=1), torch.ones_like(out.masks[:, 0]), atol=1e-5)
 
 
+def test_published_balls_say_how_far_they_are_good(root, publish):
+    "The card is made of what the model recorded, and its limit is where the one-step error rises."
+    folder = root / "data/models/slotssm-balls"
+    training, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("training", "config"))
+    text, trained = (folder / "README.md").read_text(), training["parameters"]["n_frames"] - 1
+    assert text == publish.card("slotssm-balls", training, config) and f"**Good for {trained} steps.**" in text
+    frames = torch.from_numpy(bouncing_balls(32, split="published", n_frames=49, size=16, n_balls=2, speed=0.5).frames[:, :, None]).float()
+    with torch.no_grad():
+        drawn = SlotSSM.from_pretrained(str(folder)).eval()(frames[:, :-1]).pixels.sigmoid()
+    error = horizon_mse(drawn, frames[:, 1:])
+    assert error[4:trained].mean() < 0.02 and error[-8:].mean() > 3 * error[4:trained].mean()
+
+
+def test_a_model_that_does_not_know_its_step_has_no_such_limit(publish):
+    assert publish.reach({"n_frames": 14}, {"times": True}).startswith("**Good for 13 steps.**")
+    assert publish.reach({"n_frames": 14}, {"times": False}) == "Trained on 13 steps; tokens do not know their step, so a stream may run on."
+
+
 def test_publishing_a_model_of_balls_makes_its_card(publish, tmp_path):
     stage = tmp_path / "slotssm-balls"
     SlotSSM(n_slots=2, slot_dim=16, n_layers=1, image_size=8, encoder_layers=1, decoder_layers=1).save_pretrained(stage / "weights/slotssm-0")

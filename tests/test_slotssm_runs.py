@@ -77,6 +77,18 @@ def test_a_rate_that_diverges_loses_and_all_of_them_stop_the_run(monkeypatch):
         slotssm_balls.fit(replace(plan, rates="0.1, 0.2"), data, slotssm_balls.build(plan, data), None)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_test_reads_a_step_that_training_did_not(profile, root):
+    "Tokens know their step: what a test reads lies within what was trained, in every profile."
+    given = parameters_of("slotssm-balls", profile, root)
+    data = slotssm_balls.data(make_config(slotssm_balls.Config, given | {"n_train": 1, "n_test": 1, "size": 8}))
+    assert data.test.shape[1] - 1 <= slotssm_balls.as_batch(data.train)["x"].shape[1]
+    if profile in ("cpu", "gpu", "paper"):
+        assert (given["context"], given["horizon"]) == (10, 20)
+    with pytest.raises(ValueError, match="must not exceed n_frames - 1: a test reads .* got n_frames="):
+        make_config(slotssm_balls.Config, given | {"n_frames": given["context"] + given["horizon"] - 1})
+
+
 def test_every_arm_learns_from_either_objective():
     "Balls, models and objectives fit together: a gradient reaches every trained parameter of every arm."
     frames = (torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -110,7 +122,7 @@ def test_scores_are_the_same_whatever_was_drawn_before(arm):
 
 def test_competence_needs_more_than_both_trivial_predictors(monkeypatch):
     "The truth is competent; a copy is not, nor is the mean image, which beats a copy over a long horizon."
-    plan = replace(BALLS, arms="slotssm", n_test=16, horizon=12, n_train=64)
+    plan = replace(BALLS, arms="slotssm", n_test=16, n_frames=14, horizon=12, n_train=64)
     data = slotssm_balls.data(plan)
     fitted = slotssm_balls.fit(replace(plan, steps=1, rates="0.001"), data, slotssm_balls.build(plan, data), None)
     mean, test = data.train.float().mean(dim=(0, 1)), data.test.float()
@@ -229,7 +241,7 @@ def test_every_profile_builds_and_takes_a_step(profile, root, tmp_path):
     few = dict(steps=1, batch_size=2, n_train=2, n_test=2, n_seeds=1, precision="32-true")
     balls = parameters_of("slotssm-balls", profile, root)
     make_config(slotssm_balls.Config, balls)
-    execute("slotssm-balls", balls | few | {"n_frames": 3, "context": 2, "horizon": 2, "rates": words(balls["rates"])[0]}, tmp_path / "balls", profile)
+    execute("slotssm-balls", balls | few | {"n_frames": 4, "context": 2, "horizon": 2, "rates": words(balls["rates"])[0]}, tmp_path / "balls", profile)
     blinking = parameters_of("slotssm-blinking", profile, root)
     make_config(slotssm_blinking.Config, blinking)
     short = {"tasks": "earliest_T1", "patches": words(blinking["patches"])[0], "limit_gb": 100.0}
@@ -245,6 +257,6 @@ def test_the_paper_profile_is_the_paper(root):
     for given in (balls, blinking):
         assert (given["n_slots"], given["slot_dim"], given["attention_layers"], given["batch_size"], given["steps"]) == (6, 64, 3, 128, 300_000)
         assert given["size"] == 64 and given["rates"] == "0.0008"
-    assert (balls["n_frames"], balls["context"], balls["horizon"]) == (20, 10, 20)
+    assert (balls["n_frames"], balls["context"], balls["horizon"]) == (30, 10, 20), "the test is the paper's; training is as long as the test"
     assert (blinking["tasks"], blinking["patches"]) == ("earliest_T5, most_frequent_T10", "16, 64, 256")
     assert set(words(balls["arms"])) == {"slotssm", "single_state", "single_state_split", "rim", "transformer", "slot_transformer"}

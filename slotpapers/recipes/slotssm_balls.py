@@ -45,7 +45,7 @@ class Config:
     size: int = 12                   # pixels a side [64]
     n_balls: int = 2                 # [4]
     speed: float = 0.5               # root mean square, box units (a tenth of the side) a frame [0.25]
-    n_frames: int = 12               # of a training clip [20]
+    n_frames: int = 14               # of a training clip [20]; at least context + horizon
     context: int = 6                 # frames seen before predicting [10]
     horizon: int = 8                 # frames predicted [20]
     n_slots: int = 4                 # [6]
@@ -53,6 +53,12 @@ class Config:
     n_layers: int = 1                # of SlotSSM; transformers get as many as match its size [?]
     attention_layers: int = 1        # of encoder and of decoder [3]
     precision: str = "32-true"       # "bf16-mixed" on a GPU
+
+    def __post_init__(self):
+        read, trained = self.context + self.horizon - 1, self.n_frames - 1
+        if read > trained:
+            raise ValueError(f"context + horizon - 1 must not exceed n_frames - 1: a test reads {read} frames, a training {trained}, and tokens know "
+                             f"their step; got n_frames={self.n_frames}: make it {read + 1}, or the horizon shorter")
 
 # %% ../../nbs/80_recipes/slotssm_balls.ipynb #1ebd8ff4
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def results(tmp_path):
     values = {"slotssm": 3, "rim": 1, "copy_last": 3}
     for stage in ("slotssm-balls", "slotssm-streams"):
         (folder / stage).mkdir(parents=True)
-    put("slotssm-balls", [row(arm, "mse", 0.1 + seed / 100, seed) for arm, n in values.items() for seed in range(n)],
+    put("slotssm-balls", [row(arm, "mse", 0.1 + seed / 100, seed) for arm, n in values.items() for seed in range(n)] + [row("another_clip", "slot_ari_fg", 0.3, seed) for seed in range(3)],
         {"shown": np.array([2, 4]), "truth": rng.integers(0, 2, (1, 2, 8, 8)).astype(np.uint8)} | {f"horizon.{arm}": rng.uniform(size=(n, 4)) for arm, n in values.items()}
         | {f"rollout.{arm}": rng.integers(0, 256, (1, 2, 8, 8)).astype(np.uint8) for arm in ("slotssm", "rim")}
         | {f"curve.{arm}.{key}": np.linspace(1, 0.5, 4) if key.endswith("bce") else np.arange(4) for arm in ("slotssm", "rim") for key in ("step", "bce", "val_step", "val_bce")})

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from slotpapers.core.results import load_arrays
+from slotpapers.evaluation.claims import load_claims
 from slotpapers.models.slotssm_baselines import MODELS
 from slotpapers.objectives.slotssm import LastColours, NextFrame
 from slotpapers.recipes import slotssm_arms, slotssm_balls, slotssm_blinking
@@ -148,20 +149,39 @@ def test_competence_by_hand(mse, following, competent):
     assert slotssm_balls.is_competent({"mse": mse, "mse_next": following}, trivial) is competent
 
 
-def test_slot_maps_that_follow_the_balls_score_one():
-    data = slotssm_balls.data(replace(BALLS, size=16, n_test=6))
+class Drawn(torch.nn.Module):
+    "Draws from the slots that it was given, a cell a pixel."
+    def __init__(self, slots):
+        super().__init__()
+        self.anything, self.slots, self.at = torch.nn.Parameter(torch.zeros(1)), slots, 0
 
-    class Knowing(torch.nn.Module):
-        "Draws every ball from a slot of its own, a cell a pixel."
-        def __init__(self, slots):
-            super().__init__()
-            self.anything, self.slots = torch.nn.Parameter(torch.zeros(1)), slots
+    def forward(self, frames, generator=None):
+        slots, self.at = self.slots[self.at:self.at + len(frames)], self.at + len(frames)
+        return type("Out", (), {"masks": torch.nn.functional.one_hot(slots, 4).movedim(-1, 2).float()})
 
-        def forward(self, frames, generator=None):
-            maps = torch.nn.functional.one_hot(self.slots, 3).movedim(-1, 2).float()
-            return type("Out", (), {"masks": maps})
-    following, still = data.labels[:, 1:].long(), torch.zeros_like(data.labels[:, 1:]).long()
-    assert slotssm_balls.slot_ari(Knowing(following), data) == pytest.approx(1) and slotssm_balls.slot_ari(Knowing(still), data) < 0.2
+
+@pytest.mark.parametrize("n_test", [6, 130])
+def test_slot_maps_that_follow_the_balls_score_one_and_blind_ones_no_more_than_on_another_clip(n_test):
+    "One slot everywhere scores 0 and fixed quadrants well above it: neither knows its own clip from another, whatever the batches."
+    data = slotssm_balls.data(replace(BALLS, size=16, n_test=n_test, n_train=1, n_frames=12, context=4, horizon=8))
+    labels, half = data.labels[:, 1:].long(), (torch.arange(16) >= 8).long()
+    kinds = {"following": labels, "one slot": torch.zeros_like(labels), "quadrants": (2 * half[:, None] + half).expand(labels.shape)}
+    found = {name: slotssm_balls.slot_ari(Drawn(slots), data) for name, slots in kinds.items()}
+    assert found["following"]["slot_ari_fg"] == pytest.approx(1) and found["one slot"] == {"slot_ari_fg": 0, "slot_ari_other": 0}
+    if n_test > 100:
+        gains = {name: each["slot_ari_fg"] - each["slot_ari_other"] for name, each in found.items()}
+        assert gains["following"] > 0.5 and abs(gains["quadrants"]) < 0.1 < found["quadrants"]["slot_ari_fg"]
+    other = slotssm_balls.slot_ari(Drawn(labels.roll(1, dims=0)), data)
+    assert other["slot_ari_other"] == pytest.approx(1), "the clip before, over the ends of batches too"
+
+
+def test_the_claim_about_slots_compares_with_another_clip(root):
+    data = slotssm_balls.data(BALLS)
+    fitted = slotssm_balls.fit(replace(BALLS, steps=1, rates="0.01"), data, slotssm_balls.build(BALLS, data), None)
+    found = rows_by_key(slotssm_balls.score(BALLS, data, fitted))
+    claim, = (c for c in load_claims(root / "data/papers/claims.yaml") if c.metric == "slot_ari_fg")
+    own, other = ((arm, "bouncing_balls", 0) for arm in (claim.a, claim.b))
+    assert found[*other, claim.metric] == found[*own, "slot_ari_other"] and {key[3] for key in found if key[0] == claim.b} == {claim.metric}
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):

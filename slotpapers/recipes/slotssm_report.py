@@ -99,7 +99,7 @@ def write_cost_pictures(results: Results, part: Path) -> None:
 
 # %% ../../nbs/80_recipes/slotssm_report.ipynb #646dce70
 SCORES = {   # stage -> metric -> heading
-    "slotssm-balls": {"mse": "MSE of the roll-out", "mse_threshold": "MSE, 0/1 fed back", "mse_at_1": "MSE of the first frame", "mse_next": "MSE, one step", "bce": "nats a pixel", "competent": "learned the next frame", "slot_ari_fg": "slots on balls (ARI)",
+    "slotssm-balls": {"mse": "MSE of the roll-out", "mse_threshold": "MSE, 0/1 fed back", "mse_at_1": "MSE of the first frame", "mse_next": "MSE, one step", "bce": "nats a pixel", "competent": "learned the next frame", "slot_ari_fg": "slots on balls (ARI)", "slot_ari_other": "on another clip's",
                       "parameters": "parameters", "core_parameters": "of its memory", "state_bytes": "bytes kept", "lr": "learning rate"},
     "slotssm-blinking": {"mse": "MSE", "class_error": "wrong pixels", "foreground_error": "wrong ball pixels", "colour_error": "wrong balls", "coloured_error": "wrong coloured balls", "cross_entropy": "nats a pixel",
                          "parameters": "parameters", "lr": "learning rate"},

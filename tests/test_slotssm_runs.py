@@ -272,6 +272,21 @@ def test_every_profile_builds_and_takes_a_step(profile, root, tmp_path):
         assert all(r["value"] is not None for r in scores), "a step was taken by all"
 
 
+@pytest.mark.parametrize("run, recipe", [("slotssm-balls", slotssm_balls), ("slotssm-blinking", slotssm_blinking)])
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
+def test_arms_that_promise_to_be_as_large_as_slotssm_are(profile, run, recipe, root):
+    "Memories agree within a tenth; the others of the comparison make no such promise, and those it is told of are the rest."
+    matched = {"slotssm", "single_state", "single_state_split", "transformer", "slot_transformer", "slot_rnn"}
+    given = make_config(recipe.Config, parameters_of(run, profile, root))
+    sizes = {}
+    for arm in words(given.arms):
+        with torch.device("meta"):
+            core = slotssm_arms.arm_model(arm, 0, n_slots=given.n_slots, slot_dim=given.slot_dim, n_layers=given.n_layers, image_size=given.size).core
+        sizes[arm] = sum(p.numel() for p in core.parameters())
+    assert set(sizes) - matched <= {"single_state_wide", "rim", "oc_slotssm", "savi"} and {"slotssm", "slot_transformer"} <= set(sizes)
+    assert all(abs(sizes[arm] / sizes["slotssm"] - 1) < 0.1 for arm in set(sizes) & matched), {arm: n / sizes["slotssm"] for arm, n in sizes.items()}
+
+
 def test_the_paper_profile_is_the_paper(root):
     balls, blinking = (parameters_of(run, "paper", root) for run in ("slotssm-balls", "slotssm-blinking"))
     for given in (balls, blinking):

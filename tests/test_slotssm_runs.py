@@ -272,7 +272,16 @@ def test_every_profile_builds_and_takes_a_step(profile, root, tmp_path):
         assert all(r["value"] is not None for r in scores), "a step was taken by all"
 
 
-@pytest.mark.parametrize("run, recipe", [("slotssm-balls", slotssm_balls), ("slotssm-blinking", slotssm_blinking)])
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "paper"])
+def test_every_arm_of_figure_4_has_the_seeds_of_the_others(profile, root):
+    "Every claim about bouncing balls compares arms that were all repeated, and none is run that no claim or question needs."
+    given = parameters_of("slotssm-balls", profile, root)
+    claimed = {arm for c in load_claims(root / "data/papers/claims.yaml") if c.stage == "slotssm-balls" for arm in (c.a, c.b)} - {"another_clip"}
+    assert set(words(given["arms"])) == set(words(given["repeated"])) == claimed and len(claimed) == 6
+    assert profile == "gpu" or given["n_seeds"] == 3
+
+
+@pytest.mark.parametrize("run, recipe", [("slotssm-balls", slotssm_balls), ("slotssm-blinking", slotssm_blinking)], ids=["balls", "blinking"])
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
 def test_arms_that_promise_to_be_as_large_as_slotssm_are(profile, run, recipe, root):
     "Memories agree within a tenth; the others of the comparison make no such promise, and those it is told of are the rest."

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from slotpapers.core.results import Stopwatch
+from slotpapers.core.seeds import forked_rng
 from slotpapers.data.prepared import save_prepared
 from slotpapers.data.sampling import WeightedParticipants
 from slotpapers.data.simulated import simulated_windows
@@ -26,19 +27,23 @@ DONE = Trained(pd.DataFrame(), None, None, 0, "finished", 0, 1.0, None, 0)      
 SLOTFM = dict(n_steps=100, hidden=8, n_blocks=1, n_slots=2, slot_dim=8)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    "Prepared simulated windows, and a SlotFM that was pre-trained on them for one update."
-    folder = tmp_path_factory.mktemp("baselines")
+def pretrain(folder, **changes):
+    "Prepares simulated windows and pre-trains SlotFM on them for one update, in `folder`."
     save_prepared(simulated_windows(60, seed=1, seconds=2.0, n_subjects=10), folder / "prepared/simulated_pretraining")
     for name, task in (("simulated", "activity"), ("simulated_impacts", "impacts")):
         save_prepared(simulated_windows(60, seconds=2.0, n_subjects=6, task=task), folder / "prepared" / name)
-    config = slotfm_pretrain.Config(prepared=str(folder / "prepared"), arms="slotfm, no_slot_attention", n_seeds=2, steps=1, participants_per_batch=2,
-                                    windows_per_participant=3, hidden=8, n_slots=2, slot_dim=8, validate_every=1, lr=2e-3)
+    small = dict(arms="slotfm, no_slot_attention", n_seeds=2, steps=1, participants_per_batch=2, windows_per_participant=3, hidden=8, n_slots=2, slot_dim=8,
+                 validate_every=1, lr=2e-3)
+    config = slotfm_pretrain.Config(prepared=str(folder / "prepared"), **small | changes)
     data = slotfm_pretrain.data(config)
     fitted = slotfm_pretrain.fit(config, data, slotfm_pretrain.build(config, data), None)
     slotfm_pretrain.write(config, data, fitted, slotfm_pretrain.score(config, data, fitted), folder / "pretrain", profile="check", watch=Stopwatch())
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pretrain(tmp_path_factory.mktemp("baselines"))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +110,30 @@ def test_kept_scores_of_another_configuration_are_not_used(config, ran, folder):
     changed = replace(config, scratch_batch=32, n_seeds=1, datasets="simulated", arms="slotfm")
     assert forged not in results(changed, folder / "scratch")[1].scores
     path.write_text(json.dumps(held))
+
+
+@pytest.mark.parametrize("changes", [{"windows_per_participant": 4}, {"lr": 2e-2}, {"seed": 7}, {"code": "of another day"}])
+def test_what_was_kept_with_another_slotfm_or_other_code_is_made_anew(changes, config, tmp_path, monkeypatch):
+    "Batch shape, rate, weights alone, code: nothing of an unfinished run outlives any of them."
+    pretrain(tmp_path, n_seeds=1, arms="slotfm")
+    config = replace(config, prepared=str(tmp_path / "prepared"), weights=str(tmp_path / "pretrain/weights"), arms="slotfm, autoencoder, relcon",
+                     datasets="simulated", n_seeds=1)
+    results(config, tmp_path / "scratch")
+    forged = [path for path in (tmp_path / "scratch").glob("scores-*.json")]
+    for path in forged:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": []}))
+    assert results(config, tmp_path / "scratch")[1].scores == [] and len(forged) == 4      # with nothing changed, what was kept is used
+    if "code" in changes:
+        monkeypatch.setattr(recipe, "fingerprint", lambda module: changes["code"])
+    else:
+        with monkeypatch.context() as patch:
+            if "seed" in changes:
+                patch.setattr(slotfm_pretrain, "forked_rng", lambda seed, *key: forked_rng(changes["seed"] + seed, *key))
+            pretrain(tmp_path, n_seeds=1, arms="slotfm", **{name: value for name, value in changes.items() if name != "seed"})
+    fresh, kept = results(config)[1], results(config, tmp_path / "scratch")[1]
+    assert kept.scores == fresh.scores != []
+    assert {name: found.trained.resumed_from for name, found in kept.trained.items()} == {"autoencoder-0": 0, "relcon_distance-0": 0, "relcon-0": 0}
+    assert all(found.trained.best_score == fresh.trained[name].trained.best_score for name, found in kept.trained.items())
 
 
 def test_rows_are_complete_and_pair(ran, config):

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.results import read_json, write_json
+from ..core.results import fingerprint, read_json, write_json
 from ..core.seeds import forked_rng
 from ..core.shapes import check_option
+from ..data.prepared import file_sha256
 from ..evaluation.paper_tables import relative_gain
 from ..evaluation.probes import GRID, Configuration, Protocol, fit_probe, precompute
 from ..models.slotfm import SlotFM
@@ -60,10 +61,11 @@ class CompareData:
     tasks: dict[str, ProbeTask]
     slotfm: dict                     # keyword arguments of SlotFM
     slotfm_steps: dict[int, int]     # its updates, by seed
+    origin: str                      # names SlotFM's training and this code: what was kept under another name is made anew
 
 
-def slotfm_training(config: Config) -> tuple[Pretraining, dict[int, int]]:
-    "How SlotFM was pre-trained, and its updates by seed. Raises where its results are missing or its windows were others."
+def slotfm_training(config: Config) -> tuple[Pretraining, dict[int, int], Mapping]:
+    "How SlotFM was pre-trained, its updates by seed, and its windows' checksums. Raises where its results are missing or its data set was another."
     path = Path(config.weights).parent / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: weights must stand beside the metrics.json of their pre-training, which says how SlotFM was trained; run slotfm-pretrain first")
@@ -72,14 +74,16 @@ def slotfm_training(config: Config) -> tuple[Pretraining, dict[int, int]]:
     if theirs.dataset != config.dataset:
         raise ValueError(f"dataset must be SlotFM's own, {theirs.dataset!r}, for a comparison of methods; got {config.dataset!r}")
     made = {row["seed"]: int(row["value"]) for row in metrics["scores"] if row["arm"] == "slotfm" and row["metric"] == "steps"}
-    return replace(theirs, prepared=config.prepared, steps=config.steps, validate_every=min(theirs.validate_every, config.steps)), made
+    return replace(theirs, prepared=config.prepared, steps=config.steps, validate_every=min(theirs.validate_every, config.steps)), made, metrics["data"][0]["checksum"]
 
 
 def data(config: Config) -> CompareData:
     "Step 1: windows to train on, tasks with their folds, and SlotFM's settings."
-    plan, made = slotfm_training(config)
+    plan, made, checksum = slotfm_training(config)
+    own, weights = split_data(plan), Path(config.weights)
     tasks = {name: load_task(Path(config.prepared) / name, config.n_folds) for name in words(config.datasets)}
-    return CompareData(plan, split_data(plan), tasks, read_json(Path(config.weights) / model_name("slotfm", 0) / "config.json"), made)
+    origin = f"{file_sha256(weights.parent / 'metrics.json')} {fingerprint('slotpapers.recipes.slotfm_baselines')}"
+    return CompareData(plan, own, tasks, read_json(weights / model_name("slotfm", 0) / "config.json"), made, origin)
 
 # %% ../../nbs/80_recipes/slotfm_baselines.ipynb #bc98d717
 FROZEN = ("slotfm", "no_slot_attention")        # arms whose weights pre-training left
@@ -161,7 +165,7 @@ def pretrain_all(config: Config, data: CompareData, models: Mapping[str, nn.Modu
         arm, _, seed = name.rpartition("-")
         if arm in METHODS:
             print(f"{name}: {config.steps} steps", flush=True)
-            stages = train_method(arm, model, data.pretraining, data.plan, int(seed), distance_steps=config.distance_steps,
+            stages = train_method(arm, model, data.pretraining, data.plan, int(seed), distance_steps=config.distance_steps, origin=data.origin,
                                   folder=None if scratch is None else scratch / name)
             trained |= {model_name(stage, int(seed)): fitted for stage, fitted in stages.items()}
     return trained
@@ -180,7 +184,8 @@ def fit(
         jobs = {name: partial(frozen_rows, config, task, model, *arm_and_seed(name), n_slots) for name, model in models.items()}
         jobs |= {model_name(arm, seed): partial(scratch_rows, config, task, data.slotfm, arm, seed, n_slots)
                  for seed in range(config.n_seeds) for arm, only in scratch_arms(config).items() if only in ("", key)}
-        about = {"config": asdict(config), "windows": task.description["checksum"], "pretrained on": data.pretraining.description["checksum"]}
+        about = {"config": asdict(config), "windows": task.description["checksum"], "pretrained on": data.pretraining.description["checksum"],
+                 "origin": data.origin}
         for name, job in jobs.items():
             print(f"{key}, {name}: {len(task.folds)} folds", flush=True)
             rows += kept_rows(folder and folder / f"scores-{key}-{name}.json", about, job)

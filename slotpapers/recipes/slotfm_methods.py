@@ -109,6 +109,7 @@ def train_stage(
     plan: Pretraining,              # SlotFM's own: batches, steps, rate, validation
     seed: int,
     folder: Path | None,            # checkpoints while it is unfinished; None keeps nothing
+    origin: str = "",               # what checkpoints depend on beside windows and loop: one of another origin is not continued
     **changes,                      # of LoopConfig
 ) -> Trained:
     "One training on SlotFM's batches."
@@ -117,7 +118,7 @@ def train_stage(
     batches = plain if make is None else Augmented(plain, batch_maker(make, people, each), each=each, seed=seed)
     common = dict(steps=plan.steps, lr=plan.lr, precision=plan.precision, validate_every=plan.validate_every, patience=plan.patience,
                   checkpoint_every=plan.validate_every, seed=seed)
-    kept = {} if folder is None else {"folder": folder, "keep": "checkpoint", "fingerprint": str(data.description["checksum"])}
+    kept = {} if folder is None else {"folder": folder, "keep": "checkpoint", "fingerprint": f"{data.description['checksum']} {people}x{each} {origin}"}
     validation = partial(mean_terms, objective, validation_batches(make, data, plan))
     return train(model, objective, batches, LoopConfig(**common | changes), validation=validation, **kept)
 
@@ -140,14 +141,16 @@ def train_method(
     *,
     distance_steps: int,            # of RelCon's first stage
     folder: Path | None = None,     # checkpoints of this arm and seed; None keeps nothing
+    origin: str = "",               # see train_stage
 ) -> dict[str, FittedMethod]:       # by arm: this one, and `relcon_distance` with its first stage
     "A method, pre-trained."
     method, found = METHODS[arm], {}
     if isinstance(model, RelCon):
         first = None if folder is None else folder / "distance"
-        found[DISTANCE] = FittedMethod(model, train_stage(model.distance, rebuild_from_copies, altered_copies, data, plan, seed, first, steps=distance_steps, lr=1e-3))
+        found[DISTANCE] = FittedMethod(model, train_stage(model.distance, rebuild_from_copies, altered_copies, data, plan, seed, first, origin,
+                                                          steps=distance_steps, lr=1e-3))
         model.freeze_distance()
-    return found | {arm: FittedMethod(model, train_stage(model, method.objective, method.make, data, plan, seed, folder, **method.loop))}
+    return found | {arm: FittedMethod(model, train_stage(model, method.objective, method.make, data, plan, seed, folder, origin, **method.loop))}
 
 # %% ../../nbs/80_recipes/slotfm_methods.ipynb #7347bb0a
 SCRATCH = ("supervised", "supervised_slotfm", *NETWORKS)

@@ -136,6 +136,16 @@ def test_what_was_kept_with_another_slotfm_or_other_code_is_made_anew(changes, c
     assert all(found.trained.best_score == fresh.trained[name].trained.best_score for name, found in kept.trained.items())
 
 
+def test_windows_that_were_prepared_otherwise_are_refused(config, tmp_path):
+    "Under the same name, and with the same number of windows."
+    pretrain(tmp_path, n_seeds=1, arms="slotfm")
+    there = replace(config, prepared=str(tmp_path / "prepared"), weights=str(tmp_path / "pretrain/weights"))
+    assert recipe.data(there).origin
+    save_prepared(simulated_windows(60, seed=2, seconds=2.0, n_subjects=10), tmp_path / "prepared/simulated_pretraining")
+    with pytest.raises(ValueError, match="simulated_pretraining must hold the windows that SlotFM was pre-trained on.*prepare the set again, or rerun slotfm-pretrain"):
+        recipe.data(there)
+
+
 def test_rows_are_complete_and_pair(ran, config):
     rows = [row for row in ran[2] if row["metric"] in ("macro_f1", "rmse")]
     assert {(row["arm"], row["seed"], row["metric"]) for row in rows} == {(arm, seed, metric) for arm in ("slotfm", "autoencoder", "relcon", "mlp")

@@ -81,6 +81,9 @@ def data(config: Config) -> CompareData:
     "Step 1: windows to train on, tasks with their folds, and SlotFM's settings."
     plan, made, checksum = slotfm_training(config)
     own, weights = split_data(plan), Path(config.weights)
+    if own.description["checksum"] != checksum:
+        raise ValueError(f"{Path(config.prepared) / config.dataset} must hold the windows that SlotFM was pre-trained on; their checksums differ from those in "
+                         f"{weights.parent / 'metrics.json'}: prepare the set again, or rerun slotfm-pretrain")
     tasks = {name: load_task(Path(config.prepared) / name, config.n_folds) for name in words(config.datasets)}
     origin = f"{file_sha256(weights.parent / 'metrics.json')} {fingerprint('slotpapers.recipes.slotfm_baselines')}"
     return CompareData(plan, own, tasks, read_json(weights / model_name("slotfm", 0) / "config.json"), made, origin)

@@ -78,6 +78,19 @@ def test_plain_batches_are_slotfms_window_for_window(config, monkeypatch):
     assert all(seen["batches"](step)["target"].equal(ours(step)["x"]) for step in range(3))
 
 
+def test_the_distance_is_validated_on_many_pairs_of_alterations_and_trained_on_one_a_batch(config, monkeypatch):
+    "One batch of validation, however few its participants are, holds both windows that were only turned or reordered and windows that were not."
+    data, seen = recipe.data(config), []
+    monkeypatch.setattr(methods, "train", lambda model, objective, batches, loop, validation, **kept: seen.append((batches, validation.args[1])) or DONE)
+    methods.train_method("relcon", methods.method_model("relcon", methods.encoder_settings(SLOTFM)), data.pretraining, data.plan, 0, distance_steps=7)
+    batches, (once,) = seen[0]
+    assert batches.make is methods.altered_copies and once["x"].equal(slotfm_pretrain.validation_windows(data.pretraining.val))
+    lengths = [once[name].square().sum(dim=1).sort(dim=1).values for name in ("copy", "x")]
+    turned = (lengths[0] - lengths[1]).abs().amax(dim=1) < 1e-3 * lengths[1].amax(dim=1)
+    assert 0.1 < turned.float().mean() < 0.7                       # 20 of 56 ordered pairs; 0 or 1 with one pair for all
+    assert once["copy"].equal(methods.validation_batches(methods.altered_copies, data.pretraining, data.plan)[0]["copy"])
+
+
 @pytest.mark.parametrize(("arm", "wanted"), [
     ("autoencoder", ("adam", 2e-3, 0.0, "constant")), ("augmentation_prediction", ("amsgrad", 2e-3, 0.0, "constant")),
     ("simclr", ("sgd", 0.1, 1e-5, "cosine")), ("relcon", ("adam", 2e-3, 0.0, "constant"))])

@@ -94,7 +94,8 @@ def validation_batches(
     if make is not ranked_candidates:
         names = sorted(set(data.val.subject.tolist()))
         counts = [min(128, int((data.val.subject == name).sum())) for name in names]
-        return fixed_batches(x, make or as_they_are, torch.arange(len(names)).repeat_interleave(torch.tensor(counts)))
+        make = partial(altered_copies, per="window") if make is altered_copies else make or as_they_are
+        return fixed_batches(x, make, torch.arange(len(names)).repeat_interleave(torch.tensor(counts)))
     people = min(plan.participants_per_batch, len(set(data.val.subject.tolist())))
     plain = WeightedParticipants(data.val, people, each, seed=0)
     batches = Augmented(plain, ranking(people, each), each=each)

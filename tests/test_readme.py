@@ -1,4 +1,5 @@
 "README.md is what nbs/index.ipynb says, and a newcomer finds two commands in it."
+import ast
 import importlib.util
 import re
 
@@ -16,6 +17,27 @@ def converter(root):
 
 def test_readme_is_written_from_the_index_notebook(converter, root):
     assert (root / "README.md").read_text(encoding="utf-8") == converter.readme()
+
+
+def shown(source):
+    "What the last expression of a cell shows as Markdown."
+    *before, last = ast.parse(source).body
+    names = {}
+    exec(compile(ast.Module(before, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+
+
+def test_numbers_on_the_front_page_are_those_of_results(root, monkeypatch):
+    "A cell that hides its code reads its numbers from results/ and says whether their code is still today's."
+    monkeypatch.chdir(root / "nbs")
+    cells = [cell for cell in nbformat.read("index.ipynb", as_version=4).cells if cell.cell_type == "code" and "echo: false" in cell.source]
+    source = ""
+    for cell in cells:     # each knows what those before it imported
+        source += cell.source + "\n"
+        found = shown(source)
+        [output] = cell.outputs
+        assert output["data"]["text/markdown"] == found.data, "the front page is out of date: execute nbs/index.ipynb, then python docs/readme.py"
+    assert len(cells) == 3
 
 
 def test_conversion_hides_shows_and_relinks(converter, tmp_path):

@@ -15,7 +15,7 @@ from slotpapers.models.smoothsa import SmoothSA
 from slotpapers.models.smoothsa_baselines import ARMS
 from slotpapers.recipes import smoothsa_cost, smoothsa_images, smoothsa_questions, smoothsa_videos
 from slotpapers.recipes.configuration import make_config, words
-from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, trainings
+from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, last_losses, trainings
 from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
 from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, motion_scores, passes, round_masks,
                                                 segmentation_scores, token_gradients, trivial_labels, video_scores)
@@ -342,6 +342,14 @@ def test_a_killed_run_goes_on_to_the_same_scores(tmp_path):
     assert [found.trained.resumed_from for found in resumed.values()] == [4, 0]
     expected, got = (json.dumps(smoothsa_images.score(config, data, fitted)) for fitted in (whole, resumed))
     assert got == expected
+
+
+def test_noise_that_was_put_in_is_no_training_loss():
+    config = smoothsa_images.Config(**TINY | dict(steps=30), n_scenes="6, 3", arms="corrupted", corrupt_every=10)
+    data = smoothsa_images.data(config)
+    trained = smoothsa_images.fit(config, data, smoothsa_images.build(config, data), None)["corrupted-0"].trained
+    *calm, shaken = trained.history.preheat.tail(3)
+    assert shaken > 1.5 * max(calm) and last_losses(trained)["train_preheat"] == max(calm)
 
 
 def test_large_pictures_are_thinned_for_the_figures():

@@ -188,10 +188,10 @@ def trainings(study: Study) -> list[tuple[str, int]]:
 
 
 def last_losses(trained: Trained) -> dict[str, float]:
-    "Each term's mean over the last tenth of the steps, weights included."
+    "Each term's median over the last tenth of the steps, weights included: steps with noise put in are not what the training had reached."
     history = trained.history
     kept = history.tail(max(1, len(history) // 10))
-    return {f"train_{name}": float(kept[name].mean()) for name in ("rebuilt", "preheat", "contrast", "distil") if name in kept}
+    return {f"train_{name}": float(kept[name].median()) for name in ("rebuilt", "preheat", "contrast", "distil") if name in kept}
 
 
 def curve_arrays(fitted: Mapping[str, Fitted], points: int = 100) -> dict:

@@ -17,8 +17,8 @@ from slotpapers.recipes import smoothsa_cost, smoothsa_images, smoothsa_question
 from slotpapers.recipes.configuration import make_config, words
 from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_objective, batches_of, check_arm, last_losses, trainings
 from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
-from slotpapers.recipes.smoothsa_scores import (block_grid, gradient_scores, image_scores, kmeans_labels, label_maps, motion_scores, passes, round_masks,
-                                                segmentation_scores, token_gradients, trivial_labels, video_scores)
+from slotpapers.recipes.smoothsa_scores import (TRIVIAL, block_grid, competence, control_rows, gradient_scores, image_scores, kmeans_labels, label_maps, motion_scores,
+                                                painted_boxes, passes, round_masks, score_row, segmentation_scores, token_gradients, trivial_labels, video_scores)
 from slotpapers.runs import PROFILES, parameters_of
 
 TINY = dict(scenes="B, 32, 2, 3", encoder="fourier, 8, 8", model="16, 16, 1", steps=2, batch_size=2)
@@ -244,6 +244,34 @@ def test_kmeans_finds_clusters_that_are_there_and_holds_them_over_a_clip():
 def test_random_labels_depend_on_the_seed_alone(images):
     draws = [trivial_labels("random", images.held, 4, seed) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2]) and draws[0].max() == 3
+
+
+def test_boxes_are_painted_in_front_of_larger_ones_and_hidden_ones_left_out():
+    "Corners are pixels of the box; the order of the rows does not matter."
+    boxes = torch.tensor([[[1, 1, 2, 2], [0, 0, 4, 3], [0, 0, 0, 0], [-6, -6, -6, -6]]]) / 6
+    expected = torch.zeros(6, 6, dtype=torch.long)
+    expected[:4, :5] = 2
+    expected[1:3, 1:3] = 1
+    assert torch.equal(painted_boxes(boxes, 6)[0], expected)
+
+
+def test_clips_have_every_control_and_no_control_is_called_competent(images, videos):
+    rows = control_rows(videos.held, videos.plan, 2)
+    totals = {(row["arm"], row["dataset"], row["seed"]): row["value"] for row in rows if row["metric"] == "total"}
+    assert set(totals) == {(kind, "scenes_b", seed) for kind in TRIVIAL for seed in (0, 1)} | {("first_boxes", "scenes_b_boxes", seed) for seed in (0, 1)}
+    assert not competence(rows) and {row["arm"] for row in control_rows(images.held, images.plan, 1)} == set(TRIVIAL)
+    clustered = kmeans_labels(videos.held.features[0].float(), 4, 0)
+    assert torch.equal(trivial_labels("kmeans", videos.held, 4, 0)[0], label_maps(torch.nn.functional.one_hot(clustered, 4).transpose(-1, -2).float(), 32)), "one clip, one set of clusters"
+
+
+def test_competence_is_to_beat_chance_one_cluster_and_the_grid_of_the_same_seed():
+    totals = {("random", "s", 0): 10, ("one_cluster", "s", 0): 50, ("grid", "s", 0): 40, ("kmeans", "s", 0): 300, ("random", "s", 1): 90, ("one_cluster", "s", 1): 50,
+              ("grid", "s", 1): 40, ("first_boxes", "s_boxes", 0): 200, ("a", "s", 0): 51, ("a", "s", 1): 51, ("b", "s", 0): 50, ("a", "s_boxes", 0): 49}
+    rows = [score_row(*key, "total", float(value)) for key, value in totals.items()] + [score_row("a", "s", 0, "ari", 0.0)]
+    assert {(row["arm"], row["dataset"], row["seed"]): row["value"] for row in competence(rows)} == {("a", "s", 0): 1, ("a", "s", 1): 0, ("b", "s", 0): 0, ("a", "s_boxes", 0): 0}
+    assert {row["metric"] for row in competence(rows)} == {"competent"}
+    with pytest.raises(KeyError):
+        competence([score_row("a", "s", 0, "total", 1.0)])
 
 
 def test_rounds_end_where_the_model_ends(images):

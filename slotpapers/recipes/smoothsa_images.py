@@ -20,8 +20,7 @@ from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import (TRIVIAL, competence, image_scores, label_maps, motion_scores, round_masks, score_row,
-                                                segmentation_scores, trivial_labels)
+from .smoothsa_scores import competence, control_rows, image_scores, label_maps, motion_scores, round_masks, score_row
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #3459e8a6
 @dataclass(frozen=True)
@@ -73,10 +72,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
         scored = ARMS[arm].scored if arm in ARMS else "decoder_masks"
         values = image_scores(found.model, data.held, int(seed), scored=scored, draws=config.draws) | last_losses(found.trained)
         rows += [score_row(arm, name, int(seed), metric, value) for metric, value in values.items()]
-    for seed in range(config.n_seeds):
-        for kind in TRIVIAL:
-            values = segmentation_scores(trivial_labels(kind, data.held, data.plan.n_slots, seed), data.held.segments, objects=True)
-            rows += [score_row(kind, name, seed, metric, value) for metric, value in values.items()]
+    rows += control_rows(data.held, data.plan, config.n_seeds)
     return rows + competence(rows)
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #9cad8ae8

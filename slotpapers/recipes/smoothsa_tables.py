@@ -21,7 +21,7 @@ ARM_NAMES = {
     "slotcontrast": "SlotContrast", "slot_contrast": "SlotContrast", "slate": "SLATE", "steve": "STEVE", "slotdiffusion": "SlotDiffusion", "spot": "SPOT", "videosaur": "VideoSAUR",
     "preheater_slot_attention": "slot attention as preheater", "self_attention_first": "self-attention first", "no_stop_gradient": "no stop-gradient", "weight_10": "weight 10", "weight_50": "weight 50",
     "weight_200": "weight 200", "corrupted_half": "corrupted, σ 0.5", "corrupted": "corrupted, σ 1", "corrupted_double": "corrupted, σ 2", "separate_weights": "separate weights", "rounds_1_1": "1 + 1 rounds",
-    "rounds_3_3": "3 + 3 rounds", "random": "random labels", "one_cluster": "one cluster", "grid": "grid of positions", "kmeans": "k-means of the features",
+    "rounds_3_3": "3 + 3 rounds", "random": "random labels", "one_cluster": "one cluster", "grid": "grid of positions", "kmeans": "k-means of the features", "first_boxes": "boxes of the first frame, painted on all",
     "fixed_start": "fixed start", "fixed_start_preheated": "fixed start, preheated", "gaussian_preheated": "Gaussian, preheated", "gaussian_cold": "Gaussian, cold",
     "posthoc_cold": "cold", "posthoc_preheated": "preheated afterwards",
 }

@@ -22,8 +22,8 @@ from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import (SOURCES, competence, gradient_scores, label_maps, passes, score_row, segmentation_scores, token_gradients,
-                                                trivial_labels, video_scores)
+from .smoothsa_scores import (SOURCES, competence, control_rows, gradient_scores, label_maps, passes, score_row, token_gradients,
+                                                video_scores)
 
 # %% ../../nbs/80_recipes/smoothsa_videos.ipynb #8696bc2a
 @dataclass(frozen=True)
@@ -108,10 +108,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
             values |= gradient_scores(arm_gradients(config, model, data.held, arm, seed))
             values["gradient_variation_rebuilt"] = gradient_scores(arm_gradients(config, model, data.held, arm, seed, term="rebuilt"))["gradient_variation"]
         rows += [score_row(arm, data.plan.name + ("_boxes" if boxes else ""), seed, metric, value) for metric, value in values.items()]
-    for seed in range(config.n_seeds):
-        for kind in ("random", "one_cluster", "grid"):
-            values = segmentation_scores(trivial_labels(kind, data.held, data.plan.n_slots, seed), data.held.segments, objects=True)
-            rows += [score_row(kind, data.plan.name, seed, metric, value) for metric, value in values.items()]
+    rows += control_rows(data.held, data.plan, config.n_seeds)
     return rows + competence(rows)
 
 # %% ../../nbs/80_recipes/smoothsa_videos.ipynb #d99af558

@@ -19,6 +19,7 @@ from slotpapers.recipes.smoothsa_arms import ABLATIONS, Study, arm_model, arm_ob
 from slotpapers.recipes.smoothsa_scenes import draw_split, named_encoder, scene_plan, scene_sets
 from slotpapers.recipes.smoothsa_scores import (TRIVIAL, block_grid, competence, control_rows, gradient_scores, image_scores, kmeans_labels, label_maps, motion_scores,
                                                 painted_boxes, passes, round_masks, score_row, segmentation_scores, token_gradients, trivial_labels, video_scores)
+from slotpapers.training.checkpoints import weights_digest
 from slotpapers.runs import PROFILES, parameters_of
 
 TINY = dict(scenes="B, 32, 2, 3", encoder="fourier, 8, 8", model="16, 16, 1", steps=2, batch_size=2)
@@ -458,12 +459,36 @@ def test_a_preheater_learns_behind_a_frozen_model_which_stays_as_it_was(asked):
     frozen = smoothsa_questions.build(config, data)["no_preheater-0"]
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     later = smoothsa_questions.AfterTheFact(frozen)
-    loss = smoothsa_questions.imitate(later.train(), {"features": data.sets.train.features[:2]})["preheat"]
+    loss = smoothsa_questions.Imitation("")(later.train(), {"features": data.sets.train.features[:2]})["preheat"]
     loss.backward()
     assert all(p.grad is not None for p in later.preheater.parameters()) and {n.split(".")[0] for n in later.state_dict()} == {"preheater"}
     assert all(p.grad is None for p in frozen.parameters()) and all(torch.equal(v, before[n]) for n, v in frozen.state_dict().items())
     (cold,), (warm,) = (list(passes(model, data.sets.held, 0)) for model in (frozen, later.preheated()))
     assert not torch.equal(cold.queries, warm.queries) and torch.equal(later.preheated().start.preheater.to_memory.weight, later.preheater.to_memory.weight)
+
+
+def test_a_killed_preheater_goes_on_and_none_is_taken_over_from_other_weights(asked, tmp_path, monkeypatch):
+    "As in another process: the objective and both models are made anew."
+    config, data = asked
+    fitted = lambda folder, frozen=None: smoothsa_questions.fit_later(frozen or smoothsa_questions.build(config, data)["no_preheater-0"], data.study, data.sets, 0, 60, folder)
+    real, seen = smoothsa_questions.Imitation.__call__, []
+
+    def killed(self, model, batch):
+        seen.append(batch["step"])
+        if batch["step"] == 55:
+            raise KeyboardInterrupt
+        return real(self, model, batch)
+
+    monkeypatch.setattr(smoothsa_questions.Imitation, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path)
+    monkeypatch.undo()
+    whole, resumed = fitted(None), fitted(tmp_path)
+    assert seen[-1] == 55 and resumed.trained.resumed_from == 50 and weights_digest(resumed.model) == weights_digest(whole.model)
+    other = smoothsa_questions.build(config, data)["no_preheater-0"]
+    with torch.no_grad():
+        other.projector[1].weight[0, 0] += 1e-3
+    assert fitted(tmp_path, other).trained.resumed_from == 0
 
 
 def test_order_is_found_by_matching(asked):

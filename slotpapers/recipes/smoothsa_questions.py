@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOADED', 'Config', 'QuestionData', 'data', 'length_plan', 'build', 'Trajectory', 'trajectory', 'stop_rounds',
-           'stopped_scores', 'round_costs', 'adaptive_scores', 'AfterTheFact', 'imitate', 'imitation_scores',
-           'all_slots', 'same_order', 'ridge_r2', 'order_scores', 'Answers', 'fit', 'length_scores', 'score_lengths',
-           'score_later', 'score', 'write']
+           'stopped_scores', 'round_costs', 'adaptive_scores', 'AfterTheFact', 'Imitation', 'fit_later',
+           'imitation_scores', 'all_slots', 'same_order', 'ridge_r2', 'order_scores', 'Answers', 'fit', 'length_scores',
+           'score_lengths', 'score_later', 'score', 'write']
 
 # %% ../../nbs/80_recipes/smoothsa_questions.ipynb #223e725b
 import copy
@@ -28,6 +28,7 @@ from ..core.results import read_json
 from ..core.seeds import forked_rng
 from ..models.smoothsa import SmoothSA
 from .configuration import make_config, words, write_run
+from ..training.checkpoints import weights_digest
 from .smoothsa_arms import Fitted, arm_model, arm_objective, last_losses, train_arm
 from .smoothsa_cost import multiply_adds
 from .smoothsa_images import Config as Images
@@ -172,10 +173,28 @@ class AfterTheFact(nn.Module):
         return whole.eval()
 
 
-def imitate(model: AfterTheFact, batch: dict) -> dict[str, Float[Tensor, ""]]:
-    "The regression loss."
-    guess, slots = model.guess(batch["features"])
-    return {"preheat": functional.mse_loss(guess, slots)}
+@dataclass(frozen=True)
+class Imitation:
+    "objective(model, batch): the regression loss."
+    frozen: str     # digest of the weights that are imitated; a checkpoint fitted to others is not taken over
+
+    def __call__(self, model: AfterTheFact, batch: dict) -> dict[str, Float[Tensor, ""]]:
+        guess, slots = model.guess(batch["features"])
+        return {"preheat": functional.mse_loss(guess, slots)}
+
+
+def fit_later(
+    frozen: SmoothSA,               # trained cold
+    study: Images,
+    sets: SceneSets,
+    seed: int,
+    steps: int,
+    folder: str | Path | None,      # checkpoints while it is unfinished; None keeps nothing
+) -> Fitted:                        # of an AfterTheFact
+    "A preheater fitted to a frozen model."
+    with forked_rng(seed, "init"):
+        later = AfterTheFact(frozen)
+    return train_arm(later, Imitation(weights_digest(frozen)), replace(study, steps=steps), sets, seed, folder=folder)
 
 
 @torch.no_grad()
@@ -244,10 +263,7 @@ def fit(
             print(f"{name}-{seed}: {steps} steps", flush=True)
             lengths[f"{name}-{seed}"] = train_arm(models[f"{name}-{seed}"], arm_objective(arm, steps), replace(data.study, steps=steps), data.sets, seed,
                                                   folder=place(f"{name}-{seed}"))
-        with forked_rng(seed, "init"):
-            later[seed] = AfterTheFact(models[f"no_preheater-{seed}"])
-        plan = replace(data.study, steps=config.posthoc_steps)
-        train_arm(later[seed], imitate, plan, data.sets, seed, folder=place(f"posthoc-{seed}"))
+        later[seed] = fit_later(models[f"no_preheater-{seed}"], data.study, data.sets, seed, config.posthoc_steps, place(f"posthoc-{seed}")).model
     return Answers({f"{arm}-{seed}": models[f"{arm}-{seed}"] for arm in LOADED for seed in range(config.n_seeds)}, lengths, later)
 
 # %% ../../nbs/80_recipes/smoothsa_questions.ipynb #46d468d7

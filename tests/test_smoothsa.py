@@ -526,7 +526,7 @@ def test_arms_differ_where_the_table_says():
             transition=arm.parts.get("transition", "randsfq")))
         assert (model.start.preheater is not None) == (name == "smoothsa"), name
         assert model.attention.straight_through == (name in ("smoothsa", "bo_qsa", "dinosaur")), name
-        assert arm.data in ("images", "videos", "both") and arm.scored in ("masks", "decoder_masks")
+        assert arm.data in ("images", "videos", "both")
         SmoothSAObjective(**objective_settings(name), total_steps=10)
     separate = build_arm("bo_qsa", **SMALL).start.cold
     assert isinstance(separate, GaussianSlots) and not separate.shared and separate.noise_in_evaluation

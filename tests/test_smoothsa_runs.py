@@ -226,7 +226,16 @@ def test_a_score_is_the_mean_over_scenes_in_percent():
 
 def test_a_scene_without_objects_is_left_out_of_the_foreground_score():
     true = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
-    assert segmentation_scores(true, true)["ari_fg"] == 100
+    scores = segmentation_scores(true, true)
+    assert scores["ari_fg"] == 100 and scores["not_scored"] == 1, "and is counted"
+    assert segmentation_scores(true[:1], true[:1])["not_scored"] == 0
+
+
+def test_every_arm_says_how_many_scenes_had_no_score(images, videos):
+    empty = replace(images.held, segments=images.held.segments * (torch.arange(5) > 1)[:, None, None])      # two scenes without an object
+    assert image_scores(model_of("smoothsa", images), empty, 0, draws=2)["not_scored"] == 2
+    assert video_scores(model_of("smoothsa", videos, clip=3), videos.held, 0)["not_scored"] == 0
+    assert {row["value"] for row in control_rows(empty, images.plan, 1) if row["metric"] == "not_scored"} == {2.0}
 
 
 @pytest.mark.parametrize("n", range(1, 13))

@@ -25,7 +25,6 @@ class Arm:
     parts: Settings = field(default_factory=dict)       # keywords of SmoothSA
     published: Settings = field(default_factory=dict)   # further ones, of the runs in the paper's tables
     losses: Settings = field(default_factory=dict)      # keywords of SmoothSAObjective; what is not named is off
-    scored: str = "decoder_masks"      # field of the output whose masks are scored in the paper: or "masks"
 
 # %% ../../nbs/30_models/smoothsa_baselines.ipynb #c1fd147e
 COLD = dict(preheater="none")

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.seeds import forked_rng, numpy_stream
+from ..core.seeds import numpy_stream
 from ..core.shapes import check_option
 from ..models.smoothsa import SmoothSA, SmoothSAOutput
 from ..models.smoothsa_baselines import ARMS, COLD, arm_settings, objective_settings
 from ..objectives.preheating import SmoothSAObjective, smoothsa_loss
 from .configuration import words
-from .smoothsa_scenes import SceneSets, Split, scene_sets
+from .smoothsa_scenes import SceneSets, Split
 from ..training.loop import LoopConfig, Trained, train
 
 # %% ../../nbs/80_recipes/smoothsa_arms.ipynb #c69378a7

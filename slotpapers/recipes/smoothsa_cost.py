@@ -93,14 +93,8 @@ def pass_cost(model: SlotPipeline, features: Float[Tensor, "1 *T N C"]) -> dict[
     "Multiply-adds of one sample, and rounds of slot attention."
     model = copy.deepcopy(model).eval().requires_grad_(False)      # the counter stumbles over parameters that a model hands on as they are
     later = features.shape[1] - 1 if features.ndim == 4 else 0
-    trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        model.requires_grad_(False)          # the counter hooks whatever wants a gradient, even a parameter that is passed through
-        with forked_rng(0, "count"):
-            counted = multiply_adds(lambda: model(features=features))
-    finally:
-        for p in trained:
-            p.requires_grad_(True)
+    with forked_rng(0, "count"):
+        counted = multiply_adds(lambda: model(features=features))
     return {"multiply_adds_infer": counted / 1e6, "rounds": float(model.n_iters_first + later * model.n_iters_rest)}
 
 # %% ../../nbs/80_recipes/smoothsa_cost.ipynb #9e6940ef

@@ -16,7 +16,6 @@ import numpy as np
 from ..core.results import whole_folder, write_json
 from ..core.seeds import forked_rng
 from ..models.smoothsa import SmoothSA
-from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
@@ -69,8 +68,7 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
     rows, name = [], data.plan.name
     for key, found in fitted.items():
         arm, _, seed = key.rpartition("-")
-        scored = ARMS[arm].scored if arm in ARMS else "decoder_masks"
-        values = image_scores(found.model, data.held, int(seed), scored=scored, draws=config.draws) | last_losses(found.trained)
+        values = image_scores(found.model, data.held, int(seed), draws=config.draws) | last_losses(found.trained)
         rows += [score_row(arm, name, int(seed), metric, value) for metric, value in values.items()]
     rows += control_rows(data.held, data.plan, config.n_seeds)
     return rows + competence(rows)

@@ -44,13 +44,15 @@ def segmentation_scores(
     true: Int[Tensor, "B *axes"],      # 0 is background
     objects: bool = False,             # mbo and miou without the background as well
 ) -> dict[str, float]:
-    "Mean scores in percent, and their sums."
+    "Mean scores in percent, their sums, and how many samples lack a score, as one without an object lacks those of objects."
     rated = {"ari": adjusted_rand_index(pred, true), "ari_fg": adjusted_rand_index(pred, true, foreground_only=True),
              "mbo": mean_best_overlap(pred, true, include_background=True), "miou": mean_iou(pred, true, include_background=True)}
     if objects:
         rated |= {"mbo_objects": mean_best_overlap(pred, true), "miou_objects": mean_iou(pred, true)}
-    scores = {name: 100 * mean_of_scored(value)["mean"] for name, value in rated.items()}
-    return scores | {"ari_sum": scores["ari"] + scores["ari_fg"], "total": sum(scores[name] for name in METRICS)}
+    found = {name: mean_of_scored(value) for name, value in rated.items()}
+    scores = {name: 100 * each["mean"] for name, each in found.items()}
+    return scores | {"ari_sum": scores["ari"] + scores["ari_fg"], "total": sum(scores[name] for name in METRICS),
+                     "not_scored": float(max(each["not_scored"] for each in found.values()))}
 
 
 def score_row(arm: str, dataset: str, seed: int, metric: str, value: float | int) -> dict:

@@ -102,8 +102,8 @@ def score(config: Config, data: SceneSets, fitted: Mapping[str, Fitted]) -> list
     "Step 4: rows of arm, dataset, seed, fold, metric, value on held-out clips."
     rows = []
     for name, (arm, seed, boxes) in plan_of(config).items():
-        model, scored = fitted[name].model, ARMS[arm].scored if arm in ARMS else "decoder_masks"
-        values = video_scores(model, data.held, seed, scored=scored, boxes=boxes, draws=config.draws) | last_losses(fitted[name].trained)
+        model = fitted[name].model
+        values = video_scores(model, data.held, seed, boxes=boxes, draws=config.draws) | last_losses(fitted[name].trained)
         if not boxes:
             values |= gradient_scores(arm_gradients(config, model, data.held, arm, seed))
             values["gradient_variation_rebuilt"] = gradient_scores(arm_gradients(config, model, data.held, arm, seed, term="rebuilt"))["gradient_variation"]

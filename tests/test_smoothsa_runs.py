@@ -399,6 +399,14 @@ def test_large_pictures_are_thinned_for_the_figures():
     assert np.array_equal(arrays["example.truth"], data.held.segments[:4, ::2, ::2]) and np.array_equal(arrays["example.images"], data.held.frames[:4, ::2, ::2])
 
 
+def test_large_clips_are_thinned_by_the_same_function(monkeypatch):
+    config = smoothsa_videos.Config(**TINY | dict(scenes="B, 128, 2, 3", encoder="fourier, 32, 8"), n_scenes="2, 1", arms="smoothsa", boxes="", frames="2, 9")
+    data = smoothsa_videos.data(config)
+    arrays = smoothsa_videos.example_arrays(config, smoothsa_videos.fit(config, data, smoothsa_videos.build(config, data), None), data.held)
+    assert arrays["example.frames"].shape == (8, 64, 64, 3) and arrays["example.smoothsa.attention"].shape == (8, 64, 64)
+    assert np.array_equal(arrays["example.truth"], data.held.segments[0, :8, ::2, ::2]) and np.array_equal(arrays["example.frames"], data.held.frames[0, :8, ::2, ::2])
+
+
 def test_a_checkpoint_of_another_loss_is_not_taken_over(tmp_path):
     config = smoothsa_images.Config(**TINY, n_scenes="6, 3", arms="corrupted", corrupt_every=1)
     data = smoothsa_images.data(config)

@@ -19,7 +19,7 @@ from ..models.smoothsa import SmoothSA
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import competence, control_rows, image_scores, label_maps, motion_scores, round_masks, score_row
+from .smoothsa_scores import competence, control_rows, image_scores, label_maps, motion_scores, round_masks, score_row, thinned
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #3459e8a6
 @dataclass(frozen=True)
@@ -93,12 +93,11 @@ def motion_arrays(fitted: Mapping[str, Fitted]) -> dict[str, np.ndarray]:
 def example_arrays(fitted: Mapping[str, Fitted], held: Split) -> dict[str, np.ndarray]:
     "A few held-out scenes, their segments, and the labels of seed 0 after every round; of large pictures every so many pixels."
     size, few = held.segments.shape[-1], held.head(4)
-    thin = (..., slice(None, None, max(1, round(size / 64))), slice(None, None, max(1, round(size / 64))))
-    arrays = {"example.images": few.frames[(*thin, slice(None))], "example.truth": few.segments.numpy()[thin].astype(np.uint8)}
+    arrays = {"example.images": thinned(few.frames), "example.truth": thinned(few.segments)}
     for arm in SHOWN:
         if f"{arm}-0" in fitted:
             for source, rounds in round_masks(fitted[f"{arm}-0"].model, few, 0).items():
-                arrays[f"example.{arm}.{source}"] = np.stack([label_maps(masks, size).numpy()[thin] for masks in rounds]).astype(np.uint8)
+                arrays[f"example.{arm}.{source}"] = np.stack([thinned(label_maps(masks, size)) for masks in rounds])
     return arrays
 
 # %% ../../nbs/80_recipes/smoothsa_images.ipynb #2a3a98ab

@@ -22,7 +22,7 @@ from ..models.smoothsa_baselines import ARMS
 from .configuration import words, write_run
 from .smoothsa_arms import Fitted, Study, arm_model, arm_objective, curve_arrays, last_losses, train_arm, trainings
 from .smoothsa_scenes import SceneSets, Split, scene_sets
-from .smoothsa_scores import (SOURCES, competence, control_rows, gradient_scores, label_maps, passes, score_row, token_gradients,
+from .smoothsa_scores import (SOURCES, competence, control_rows, gradient_scores, label_maps, passes, score_row, thinned, token_gradients,
                                                 video_scores)
 
 # %% ../../nbs/80_recipes/smoothsa_videos.ipynb #8696bc2a
@@ -118,15 +118,13 @@ SHOWN = ("smoothsa", "rounds_1_1", "rounds_3_3", "no_preheater", "randsfq", "slo
 def example_arrays(config: Config, fitted: Mapping[str, Fitted], held: Split) -> dict[str, np.ndarray]:
     "The first held-out clip (eight frames; of large ones every so many pixels), its segments, labels, and gradients; seed 0."
     size, one, arrays = held.segments.shape[-1], held.head(1), {}
-    every = slice(None, None, max(1, round(size / 64)))
-    kept = (slice(None, 8), every, every)
-    arrays |= {"example.frames": one.frames[0][kept], "example.truth": one.segments[0].numpy()[kept].astype(np.uint8)}
+    arrays |= {"example.frames": thinned(one.frames[0][:8]), "example.truth": thinned(one.segments[0][:8])}
     for arm in SHOWN:
         if f"{arm}-0" in fitted:
             model = fitted[f"{arm}-0"].model
             (output,) = passes(model, one, 0)
             for field, source in SOURCES.items():
-                arrays[f"example.{arm}.{source}"] = label_maps(getattr(output, field).cpu(), size)[0].numpy()[kept].astype(np.uint8)
+                arrays[f"example.{arm}.{source}"] = thinned(label_maps(getattr(output, field).cpu(), size)[0][:8])
             for name, term in (("gradient", None), ("gradient_rebuilt", "rebuilt")):
                 absolute = reduce(arm_gradients(config, model, one, arm, 0, term=term).abs(), "1 T N P -> T N", "mean")
                 arrays[f"{name}.{arm}"] = rearrange(absolute, "T (h w) -> T h w", h=round(absolute.shape[1] ** 0.5)).numpy()

@@ -94,7 +94,7 @@ def painted_boxes(boxes: Float[Tensor, "n M 4"], size: int) -> Int[Tensor, "n H 
                 picture[top[k]:bottom[k] + 1, left[k]:right[k] + 1] = k + 1
     return labels
 
-
+# %% ../../nbs/80_recipes/smoothsa_scores.ipynb #c4abf3e3
 def trivial_labels(
     kind: str,                             # one of CONTROLS
     split: Split,                          # held out

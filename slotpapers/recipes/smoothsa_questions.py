@@ -172,7 +172,7 @@ class AfterTheFact(nn.Module):
         whole.start.preheater = copy.deepcopy(self.preheater)
         return whole.eval()
 
-
+# %% ../../nbs/80_recipes/smoothsa_questions.ipynb #da49c0b5
 @dataclass(frozen=True)
 class Imitation:
     "objective(model, batch): the regression loss."

@@ -129,6 +129,41 @@ def test_steps_follow_each_other(ran):
     assert all(torch.equal(a, b) for a, b in zip(R.state_tensors(walked), R.state_tensors(memory)))
 
 
+def test_a_step_is_measured_after_the_cache_has_moved(ran, monkeypatch):
+    "Neither time nor bytes of one more step hold the moving of a full cache, which is paid once in as many steps as it holds."
+    data, models, fitted = ran
+    core, slots, peaks, real = models["slot_transformer_cached-0"], R.stretched(data.slots, 100), [], R.walk
+
+    def watched(core, slots, memory):
+        with R.PeakBytes(slots, list(core.parameters()), list(R.state_tensors(memory))) as peak:
+            made = real(core, slots, memory)
+        peaks.append(peak.most)
+        return made
+    monkeypatch.setattr(R, "walk", watched)
+    R.time_length({"slot_transformer_cached": core}, slots)
+    with torch.no_grad():
+        held = sum(t.numel() * t.element_size() for t in R.state_tensors(core(slots, None)[1]))
+    assert len(peaks) == 1 and peaks[0] < held / 2
+    probed = R.probe(core, "slot_transformer_cached", SMALL, data.slots)
+    assert probed["step"][0] == probed["step"][1] < probed["state"][0], "a step beside its cache"
+
+
+@pytest.mark.parametrize("order", [R.ARMS, R.ARMS[::-1], ("slot_transformer", "slotssm", "slot_transformer_cached"), ("slot_transformer", "slot_rnn", "slot_transformer_cached", "slotssm")])
+def test_every_order_of_arms_steps_from_the_arms_own_memory(ran, order, monkeypatch):
+    data, models, _ = ran
+    real, began = R.walk, {}
+
+    def seen(core, slots, memory):
+        began[type(core).__name__] = sum(t.numel() for t in R.state_tensors(memory))
+        return real(core, slots, memory)
+    monkeypatch.setattr(R, "walk", seen)
+    found = R.time_length({arm: models[f"{arm}-0"] for arm in order}, data.slots[:, :16])
+    with torch.no_grad():
+        wanted = {type(core).__name__: sum(t.numel() for t in R.state_tensors(core(data.slots[:, :17], None)[1])) for core in (models[f"{arm}-0"] for arm in order if R.step_arm(arm))}
+    assert began == wanted and list(found) == list(order)
+    assert found["slot_transformer"]["pass"] == found["slot_transformer_cached"]["pass"]
+
+
 def test_counts_are_the_same_on_a_rerun_and_times_stand_apart(ran, tmp_path):
     data, models, fitted = ran
     again = R.score(SMALL, data, R.fit(replace(SMALL, rounds=1), data, R.build(SMALL, data)))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARMS', 'PROBES', 'COUNTS', 'STEPS', 'COUNTED', 'Config', 'LatencyData', 'best_device', 'data', 'build_core', 'build',
            'PeakBytes', 'table_entries', 'table_products', 'step_arm', 'stretched', 'probe', 'along_line', 'predict',
-           'reason_to_skip', 'seconds', 'walk', 'time_length', 'peak_bytes', 'Fitted', 'foresee', 'fit', 'score_row',
-           'score', 'timing_scores', 'timings', 'arrays', 'write']
+           'reason_to_skip', 'seconds', 'walk', 'step_seconds', 'time_length', 'peak_bytes', 'Fitted', 'foresee', 'fit',
+           'score_row', 'score', 'timing_scores', 'timings', 'arrays', 'write']
 
 # %% ../../nbs/80_recipes/slotssm_latency.ipynb #5299bfa7
 import gc
@@ -163,6 +163,7 @@ def probe(core: Core, arm: str, config: Config, slots: Float[Tensor, "B L K D"])
             _, memory = core(x, None)
         found["pass"].append(peak.most - 5 * table_entries(arm, length, config))
         found["state"].append(float(sum(t.numel() * t.element_size() for t in state_tensors(memory))))
+        _, memory = core(x[:, :1], memory)             # a cache that was full has moved into a larger room
         with PeakBytes(x, weights, list(state_tensors(memory))) as peak:
             core(x[:, :1], memory)
         found["step"].append(float(peak.most))
@@ -217,16 +218,23 @@ def walk(core: Core, slots: Float[Tensor, "B L K D"], memory: Any) -> Any:
 
 
 @torch.no_grad()
+def step_seconds(core: Core, slots: Float[Tensor, "B L K D"], memory: Any) -> float:
+    "Seconds of one more step, after a step that is not timed."
+    _, memory = core(slots[:, -1:], memory)
+    return seconds(lambda: walk(core, slots, memory), slots.device)[0] / STEPS
+
+
+@torch.no_grad()
 def time_length(cores: Mapping[str, Core], slots: Float[Tensor, "B L K D"]) -> dict[str, dict[str, float]]:
-    "One round at one length: seconds of a pass and of a step, by arm. What an arm shares with another is measured once."
-    found = {}
+    "One round at one length: seconds of a pass and of a step, by arm. The pass that two arms share is measured once."
+    found, passes = {}, {}
     for arm, core in cores.items():
-        if arm == "slot_transformer_cached" and "slot_transformer" in found:
-            spent, memory = found["slot_transformer"]["pass"], kept
-        else:
+        kind = arm.removesuffix("_cached")             # one model with the same weights
+        if kind not in passes:
             spent, (_, memory) = seconds(lambda: core(slots, None), slots.device)
-        kept = memory
-        found[arm] = {"pass": spent, "step": seconds(lambda: walk(core, slots, memory), slots.device)[0] / STEPS if step_arm(arm) else spent}
+            passes[kind] = spent, memory
+        spent, memory = passes[kind]
+        found[arm] = {"pass": spent, "step": step_seconds(core, slots, memory) if step_arm(arm) else spent}
     return found
 
 # %% ../../nbs/80_recipes/slotssm_latency.ipynb #4765c27c

@@ -61,7 +61,7 @@ class NamedBalls(nn.Module):
         super().__init__()
         self.n_balls = n_balls
         self.model = SlotSSM(n_slots=n_slots, slot_dim=slot_dim, n_heads=n_heads, tokenizer="vectors", channels=2 + n_balls, decoder="none",
-                             encoder_layers=1, **settings)
+                             encoder_layers=1, times=False, **settings)
         self.queries, self.read = ClsTokens(n_balls, slot_dim), CrossAttention(slot_dim, n_heads)
         self.norm, self.norm_slots, self.leave = nn.LayerNorm(slot_dim), nn.LayerNorm(slot_dim), nn.Linear(slot_dim, 2)
         nn.init.zeros_(self.leave.weight), nn.init.zeros_(self.leave.bias)

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -460,15 +461,37 @@ def test_bars_dots_and_error_bars_are_means_seeds_and_sd():
     (start, _), (end, _) = ax.collections[0].get_segments()[0]
     assert np.isclose((end - start) / 2, by_seed["a"].std(ddof=1))
     assert "mean ± sd over 3 seeds (dots), 2 folds averaged; dashed: chance" in fig._supxlabel.get_text()
-    assert [t.get_text() for t in ax.texts] == ["not run: needs a GPU"] and [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.25]
+    assert [t.get_text() for t in ax.texts] == ["not run"] and [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.25]
     one = fig_slotfm_scores(frame[frame.seed == 0])
     assert one._supxlabel.get_text() == "macro_f1: one seed, 2 folds averaged" and not one.axes[0].collections
 
 
-def test_rows_without_a_value_show_their_reason():
+def test_rows_without_a_value_say_so_and_leave_the_reason_to_the_table():
     row = {"arm": "relcon", "dataset": "walks", "seed": 0, "fold": 0, "metric": "macro_f1", "value": None, "reason": "needs a GPU"}
-    fig = fig_slotfm_scores(pd.DataFrame([*scores().to_dict("records"), row]))
-    assert [t.get_text() for t in fig.axes[0].texts] == ["not run: needs a GPU"]
+    frame = pd.DataFrame([*scores(datasets=("walks", "trips")).to_dict("records"), *scores(arms=("extra",), datasets=("walks",)).to_dict("records"), row])
+    fig = fig_slotfm_scores(frame)
+    assert [[t.get_text() for t in ax.texts] for ax in fig.axes] == [["not run"], ["no score", "not run"]]
+    table = score_table(frame[frame.dataset == "walks"], data=[{"name": "walks", "simulated": True}])
+    assert "needs a GPU" in markdown_table(table.shown)
+
+
+def test_a_long_reason_leaves_two_panels_their_room_and_every_name_its_letters(recwarn):
+    "The comparison of profile cpu: one arm trained on one of two sets, one on none, and long names."
+    reason = "takes much longer than the other rows; this profile leaves it out here"
+    names = {"slotfm": "SlotFM", "gru": "GRU, from scratch", "deep_conv_lstm": "DeepConvLSTM, from scratch"}
+    rows = [*scores(arms=("slotfm",), datasets=("motionsense", "daphnet")).to_dict("records"), *scores(arms=("gru",), datasets=("daphnet",)).to_dict("records")]
+    for arm, sets in (("gru", ("motionsense",)), ("deep_conv_lstm", ("motionsense", "daphnet"))):
+        rows += [{"arm": arm, "dataset": d, "seed": 0, "fold": 0, "metric": "macro_f1", "value": None, "reason": reason} for d in sets]
+    fig = fig_slotfm_scores(pd.DataFrame(rows), names=names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig.canvas.draw()
+    page = fig.bbox
+    for ax in fig.axes:
+        assert ax.get_window_extent().width > 0.25 * page.width
+        boxes = [text.get_window_extent() for text in [*ax.texts, *(label for label in ax.get_yticklabels() if label.get_visible() and label.get_text())]]
+        assert all(box.x0 >= page.x0 and box.x1 <= page.x1 for box in boxes)
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == list(names.values()) and not recwarn.list
 
 
 def test_curves_and_sweeps_draw_the_means_of_pandas():

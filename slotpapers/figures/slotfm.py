@@ -9,7 +9,7 @@ __all__ = ['plot_axes', 'fig_slotfm_bands', 'plot_faded', 'plot_slot', 'check_ma
 
 # %% ../../nbs/70_figures/slotfm.ipynb #9b4b261e
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -226,14 +226,14 @@ def plot_scores(
     ax: Axes,
     by_seed: pd.DataFrame,        # one data set and metric: arm, seed, value
     arms: Sequence[str],          # rows, from the top
-    not_run: Mapping[str, str],   # reason by arm
+    not_run: Collection[str],     # those for which there is a reason
 ) -> None:
     "A bar a row for the mean, its sd over seeds, and a dot for every seed."
     for row, arm in enumerate(arms):
         values = by_seed.loc[by_seed["arm"] == arm, "value"].to_numpy(float)
         if len(values) == 0:
-            ax.text(0.02, row, f"not run: {not_run.get(arm, 'no score for this data set')}", transform=ax.get_yaxis_transform(), va="center", fontsize=8,
-                    color="#555555", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+            ax.text(0.02, row, "not run" if arm in not_run else "no score", transform=ax.get_yaxis_transform(), va="center", fontsize=8, color="#555555",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
             continue
         ax.barh(row, values.mean(), 0.62, color="#9cc3de", zorder=1)
         if len(values) > 1:
@@ -259,7 +259,7 @@ def fig_slotfm_scores(
     *,
     metric: str = "macro_f1",                                        # which of the metrics
     chance: float | int | Mapping[str, float | int] | None = None,   # of guessing; one number, or one per data set
-    not_run: Mapping[str, str] | None = None,                        # reason by arm
+    not_run: Mapping[str, str] | None = None,                        # reason by arm; drawn as "not run", the table has the reasons
     names: Mapping[str, str] | None = None,                          # how to print arms, data sets and the metric
     title: str = "",                                                 # what was scored; say here if the data are simulated
 ) -> Figure:

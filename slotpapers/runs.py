@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'PROFILES', 'recipe_of', 'parameters_of', 'read_profile', 'parse_setting', 'prepare_missing', 'datasets_of',
-           'execute', 'scratch_folder', 'clear_scratch', 'pack', 'main']
+           'execute', 'scratch_folder', 'clear_scratch', 'pack', 'pretrained_by', 'with_places', 'main']
 
 # %% ../nbs/82_runs/runs.ipynb #944c356e
 import argparse
@@ -156,6 +156,25 @@ def pack(
             raise ValueError(f"{out} packs to {size:.1f} MB, more than limit_mb={limit_mb:g}: keep fewer arms or seeds")
     return target
 
+# %% ../nbs/82_runs/runs.ipynb #e6bdbdf4
+def pretrained_by(run: str) -> str:
+    "The run whose weights this one reads."
+    return "smoothsa-images" if run.startswith("smoothsa") else "slotfm-pretrain"
+
+
+def with_places(
+    run: str,
+    profile: str,
+    parameters: Mapping,         # what was set
+) -> dict:
+    "The parameters with the profile's own folders where the run reads prepared sets or weights. Raises FileNotFoundError where weights are missing."
+    known = {field.name for field in fields(recipe_of(run).Config)}
+    places = {"prepared": f"data/prepared/{profile}", "weights": f"results/{profile}/{pretrained_by(run)}/weights"}
+    placed = {name: place for name, place in places.items() if name in known} | dict(parameters)
+    if "weights" in known and not Path(placed["weights"]).is_dir():
+        raise FileNotFoundError(f"weights: there is no folder {placed['weights']}: run {pretrained_by(run)} first, or name the folder with --set weights=DIR")
+    return placed
+
 # %% ../nbs/82_runs/runs.ipynb #f8bb0c5f
 def main(arguments: list[str] | None = None) -> int:
     "`python -m slotpapers.runs`: makes one run from the command line."
@@ -169,10 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pack", action="store_true", help="also pack the results into one tar of at most 16 MB")
     given = parser.parse_args(arguments)
     try:
-        parameters = parameters_of(given.run, given.profile, given.root)
-        if any(field.name == "prepared" for field in fields(recipe_of(given.run).Config)):      # a run that draws its data reads no prepared set
-            parameters = {"prepared": f"data/prepared/{given.profile}"} | parameters
-        parameters |= dict(parse_setting(s) for s in given.set)
+        parameters = parameters_of(given.run, given.profile, given.root) | dict(parse_setting(s) for s in given.set)
+        parameters = with_places(given.run, given.profile, parameters)
         for dataset in datasets_of(parameters):
             prepare_missing(given.profile, dataset, parameters["prepared"], given.root)
         execute(given.run, parameters, given.out, given.profile, given.commit)

@@ -10,12 +10,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from slotpapers import runs
 from slotpapers.data.prepared import save_prepared
 from slotpapers.data.simulated import simulated_windows
 from slotpapers.evaluation.probes import GRID
 from slotpapers.recipes import slotfm_sweeps
 from slotpapers.recipes.configuration import make_config
-from slotpapers.runs import PROFILES, RUNS, execute, pack, parameters_of, parse_setting, recipe_of, scratch_folder
+from slotpapers.runs import PROFILES, RUNS, execute, main, pack, parameters_of, parse_setting, recipe_of, scratch_folder
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -33,20 +34,18 @@ def ran(root, tmp_path_factory):
     "Every run at check scale on a machine without notebook tools."
     folder = tmp_path_factory.mktemp("bare")
     for run in RUNS:
-        origin = "smoothsa-images" if run.startswith("smoothsa") else "slotfm-pretrain"
-        extra = ["--set", f"weights=out/{origin}/weights"] if "weights" in FIELDS[run] else ["--pack"]
-        done = bare(root, folder, run, "--profile", "check", "--out", f"out/{run}", "--commit", "named", *extra)
+        done = bare(root, folder, run, "--profile", "check", "--out", f"results/check/{run}", "--commit", "named", *([] if "weights" in FIELDS[run] else ["--pack"]))
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 def test_a_bare_machine_makes_every_result(ran):
     for run in RUNS:
-        out = ran / "out" / run
+        out = ran / "results/check" / run
         assert {"metrics.json", "figures.npz", "run.json"} <= {p.name for p in out.iterdir()}
         assert json.loads((out / "run.json").read_text())["commit"] == "named"
         assert not scratch_folder(out).exists()
-    with tarfile.open(ran / "out/slotfm-pretrain.tar") as parcel:
+    with tarfile.open(ran / "results/check/slotfm-pretrain.tar") as parcel:
         assert "slotfm-pretrain/metrics.json" in parcel.getnames()
 
 
@@ -54,6 +53,22 @@ def test_mistakes_are_named(root, tmp_path):
     done = bare(root, tmp_path, "slotfm-pretrain", "--profile", "check", "--out", "o", "--set", "step=3")
     assert done.returncode == 2 and "has no parameter step; it has" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("run", [run for run in RUNS if "weights" in FIELDS[run]])
+def test_weights_are_the_profiles_own_and_missing_ones_are_named_before_anything_is_done(run, profile, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    origin = "smoothsa-images" if run == "smoothsa-questions" else "slotfm-pretrain"
+    command, begun = [run, "--profile", profile, "--out", "o", "--root", str(root)], []
+    assert main(command) == 2 and list(tmp_path.iterdir()) == []
+    assert f"there is no folder results/{profile}/{origin}/weights: run {origin} first" in capsys.readouterr().err
+    assert main([*command, "--set", "weights=elsewhere"]) == 2 and "there is no folder elsewhere" in capsys.readouterr().err
+    for place in (f"results/{profile}/{origin}/weights", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setattr(runs, "prepare_missing", lambda *_: None)
+    monkeypatch.setattr(runs, "execute", lambda run, parameters, *_: begun.append(parameters["weights"]))
+    assert main(command) == main([*command, "--set", "weights=elsewhere"]) == 0 and begun == [f"results/{profile}/{origin}/weights", "elsewhere"]
 
 
 @pytest.mark.parametrize("text", ["steps", "=3"])
@@ -109,7 +124,7 @@ def test_a_killed_probing_run_keeps_its_heads(ran, root, monkeypatch):
     "Killed after two probes, the run trains the others alone, and ends with the numbers of a run that was never killed."
     recipe = recipe_of("slotfm-probe")
     monkeypatch.chdir(ran)
-    parameters = parameters_of("slotfm-probe", "check", root) | {"prepared": "data/prepared/check", "weights": "out/slotfm-pretrain/weights",
+    parameters = parameters_of("slotfm-probe", "check", root) | {"prepared": "data/prepared/check", "weights": "results/check/slotfm-pretrain/weights",
                                                                  "datasets": "simulated_impacts", "arms": "slotfm, no_bands, untrained, no_attention_head"}
     trained, fit_probe, die_after = [], recipe.fit_probe, [2]
 

@@ -17,8 +17,9 @@ import nbformat
 import pytest
 import yaml
 
-from slotpapers.core.results import imported_modules, module_file
+from slotpapers.core.results import imported_modules, load_arrays, module_file
 from slotpapers.runs import PROFILES, RUNS, execute, parameters_of, recipe_of
+from slotpapers.training.checkpoints import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -191,10 +192,18 @@ def test_a_killed_run_leaves_no_half_file_and_resumes(finished):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert any(scratch.rglob("checkpoint.pt")), "no checkpoint was written in two minutes"
+    kept = next(scratch.rglob("checkpoint.pt"), None)
+    assert kept is not None, "no checkpoint was written in two minutes"
+    state, fingerprint = load_checkpoint(kept)
+    assert 0 < state["step"] < 400, "it was killed on the way"
+    state["history"]["total"][0] = 12345.0       # what only a run that goes on from this very file will tell
+    save_checkpoint(kept, state, fingerprint)
     left = {p.name for p in results.iterdir()} if results.exists() else set()
     assert not left & {"metrics.json", "figures.npz", "run.ipynb", "weights"}, left
     (finished / ".dvc/tmp/rwlock").unlink(missing_ok=True)
     text = repro(finished, "--single-item", "profiles/check/dvc.yaml:slotfm-pretrain")
     assert stages_run(text) == ["slotfm-pretrain"] and (results / "metrics.json").exists()
+    curves = load_arrays(results / "figures.npz")
+    assert {name: bool(curves[f"curve.{name}-0.total"][0] == 12345) for name in ("slotfm", "no_bands")} == {name: kept.parent.name == f"{name}-0" for name in ("slotfm", "no_bands")}
+    assert curves[f"curve.{kept.parent.name}.step"][-1] > state["step"]
     assert not scratch.exists()

@@ -12,7 +12,7 @@ import nbformat
 from IPython.core.interactiveshell import InteractiveShell
 
 SHARED = ["torch", "torch._dynamo", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "pandas", "scipy.signal", "scipy.stats", "scipy.optimize",
-          "sklearn.ensemble", "sklearn.metrics", "jaxtyping", "beartype", "einops", "IPython.core.interactiveshell", "nbformat", "lightning.fabric", "huggingface_hub"]      # imported once, before the fork
+          "sklearn.ensemble", "sklearn.metrics", "jaxtyping", "beartype", "einops", "IPython.core.interactiveshell", "nbformat", "lightning_fabric", "huggingface_hub"]      # imported once, before the fork
 
 
 class PageShell(InteractiveShell):

@@ -133,6 +133,7 @@ def test_results_are_complete(finished):
         assert {"metrics.json", "run.json", "figures.npz", "run.ipynb"} <= names
         assert (finished / "results/check" / stage / "figures.npz").stat().st_size <= 300_000
     assert list((finished / "results/check").glob(".*")) == [], "a finished run leaves no scratch folder"
+    assert "SlotFM" in (finished / "report/check/slotfm/probe.md").read_text()
 
 
 def test_the_notebook_gives_equal_numbers(finished, tmp_path, monkeypatch):

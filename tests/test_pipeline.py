@@ -84,6 +84,13 @@ def test_stages_name_the_code_they_run(root):
         assert named == {str(module_file(m).relative_to(root)) for m in imported_modules(module)}, stage
 
 
+def test_stages_name_the_times_that_claims_are_judged_by(root):
+    "Claims read timings.json beside metrics.json wherever a run leaves one: other times, other verdicts."
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    written = {path for stage in stages.values() for out in stage.get("outs", []) + stage.get("metrics", []) for path in (out if isinstance(out, dict) else [out]) if path.endswith("timings.json")}
+    assert len(written) >= 2 and written <= set(stages["claims"]["deps"])
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_parameters_are_the_same_in_config_notebook_stage_and_every_profile(root, run):
     "One list of parameters: what a profile sets, the stage passes on, and the notebook and the recipe accept."

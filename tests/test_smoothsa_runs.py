@@ -370,6 +370,14 @@ def test_paper_has_the_papers_numbers(root):
     assert (model.attention.slot_dim, model.decoder.token_dim, len(model.decoder.blocks)) == (256, 384, 4), "as the words say"
 
 
+def test_profile_cpu_repeats_the_arms_that_its_claims_compare(root):
+    "One seed decides nothing: what a claim sets beside SmoothSA as a part of it, or from boxes, has all three."
+    images, videos = (parameters_of(run, "cpu", root) for run in RECIPES)
+    assert images["n_seeds"] == videos["n_seeds"] == 3
+    assert {"no_preheater", "dias", "self_attention_first", "preheater_slot_attention", "weight_10", "corrupted"} <= set(words(images["arms"]))
+    assert {"rounds_1_1", "rounds_3_3", "randsfq", "separate_weights"} <= set(words(videos["arms"])) and {"smoothsa", "rounds_1_1", "rounds_3_3", "randsfq"} == set(words(videos["boxes"]))
+
+
 def test_a_killed_run_goes_on_to_the_same_scores(tmp_path):
     config = smoothsa_images.Config(**TINY | dict(steps=4), n_scenes="6, 3", arms="smoothsa", once="dias")
     data = smoothsa_images.data(config)

@@ -178,7 +178,7 @@ def results(tmp_path):
     arrays = {"example.images": draw.integers(0, 255, (2, 16, 16, 3)).astype(np.uint8), "example.truth": labels(2, 16, 16), "contraction.step": np.array([2, 4])}
     arrays |= {f"example.{arm}.{source}": labels(3, 2, 16, 16) for arm in R.PAIR for source in R.SOURCES} | {f"contraction.{arm}-{s}": draw.random((2, 3)) for arm in R.PAIR for s in (0, 1)}
     leave(folder, "smoothsa-images", images, arrays)
-    videos = [row(arm, m, float(draw.random()), s, d) for arm in ("smoothsa", "rounds_3_3") for s in (0, 1) for m in (*METRICS, "gradient_variation") for d in ("scenes_b", "scenes_b_boxes")]
+    videos = [row(arm, m, float(draw.random()), s, d) for arm in ("smoothsa", "rounds_3_3") for s in (0, 1) for m in (*METRICS, "gradient_variation", "gradient_variation_rebuilt") for d in ("scenes_b", "scenes_b_boxes")]
     leave(folder, "smoothsa-videos", videos, {"example.frames": draw.integers(0, 255, (8, 16, 16, 3)).astype(np.uint8), "example.truth": labels(8, 16, 16), "example.smoothsa.decoder": labels(8, 16, 16),
           "gradient.smoothsa": draw.random((3, 2, 2)), "gradient.rounds_3_3": draw.random((3, 2, 2))}, frames=(3, 8))
     asked = [row(f"smoothsa.{rule}", m, v, s) for rule in ("fixed_1", "fixed_3", "adaptive_0.1") for m, v in (("rounds", 2.0), ("total", 50.0), ("multiply_adds", 3.0)) for s in (0, 1)]
@@ -218,10 +218,45 @@ def test_what_was_not_run_is_left_out(results, root, tmp_path):
     assert R.write_report(results, root / "data/papers", tmp_path / "none") == ["ablations.csv", "ablations.md"]
 
 
+def test_both_variations_stand_in_the_figure_of_gradients(results):
+    "Means over seeds of the set without boxes; results of before, without the second, are drawn with the first."
+    metrics = read_json(results / "smoothsa-videos/metrics.json")
+    for r in metrics["scores"]:
+        if r["metric"].startswith("gradient_variation"):
+            r["value"] = (1.5 if r["metric"].endswith("variation") else 0.25) + 0.1 * r["seed"] + 9.0 * r["dataset"].endswith("boxes")
+    write_json(results / "smoothsa-videos/metrics.json", metrics)
+    words = lambda: [ax.get_ylabel() for ax in R.fig_gradients(R.Results(results)).axes if ax.get_ylabel()]
+    assert words() == ["3 + 1 rounds\nvariation 1.55\nrebuilding 0.30", "3 + 3 rounds\nvariation 1.55\nrebuilding 0.30"]
+    metrics["scores"] = [r for r in metrics["scores"] if r["metric"] != "gradient_variation_rebuilt"]
+    write_json(results / "smoothsa-videos/metrics.json", metrics)
+    assert words() == ["3 + 1 rounds\nvariation 1.55", "3 + 3 rounds\nvariation 1.55"]
+
+
+def test_the_claim_on_rounds_is_on_the_gradient_of_the_reconstruction(claims):
+    (claim,) = [c for c in claims if c.metric == "gradient_variation_rebuilt"]
+    norms = np.array([1.125, 1, 1, 1])
+    assert (claim.a, claim.b, claim.direction) == ("smoothsa", "rounds_3_3", "lower") and claim.margin == pytest.approx(norms.std() / norms.mean(), abs=0.005), "as its note says"
+
+
 def test_ablations_are_paired_by_seed():
     scores = [row("smoothsa", "ari_sum", v, s) for s, v in enumerate((10.0, 20.0, 90.0))] + [row("weight_10", "ari_sum", v, s) for s, v in enumerate((11.0, 22.0))]
     change = B.paired_change(B.as_frame(scores), "weight_10", "smoothsa", "scenes_b", "ari_sum")
     assert change.to_dict() == {0: 1.0, 1: 2.0}
+
+
+def test_arms_of_fewer_seeds_are_compared_over_the_seeds_that_they_have(tables):
+    "Means over other seeds stand beside each other; the last column and the row below the arm are over the same ones."
+    totals = {"smoothsa": (100.0, 200.0, 300.0), "corrupted": (90.0,), "random": (10.0, 10.0, 10.0)}
+    scores = [row(arm, m, v, s) for arm, values in totals.items() for s, v in enumerate(values) for m in ("total", "ari", "ari_fg", "mbo", "miou", "train_rebuilt")]
+    made = {"data": [dict(name="scenes_b", difficulty="B", n_objects="2 to 4", size=48, frames=[1, 1])], "scores": scores}
+    table = B.discovery_table(made, tables, "images")
+    last = dict(zip(table.shown.iloc[:, 0], table.shown[B.PAIRED]))
+    assert last["corrupted, σ 1"] == "-10.0" and last["random labels"] == "-190.0 ± 100.0" and last["SmoothSA"] == ""
+    (change,) = table.numbers[(table.numbers["arm"] == "corrupted") & (table.numbers["metric"] == "total_change")].itertuples()
+    assert (change.mean, change.n) == (-10.0, 1)
+    shown = B.corruption_table(made, tables).shown
+    line = shown[shown[""] == "corrupted, σ 1, less SmoothSA of the same seeds"].iloc[0]
+    assert (line["mIoU"], line["MSE rebuilt"], line["seeds"]) == ("-10.0", "-10.000", "1") and "SmoothSA, less" not in " ".join(shown[""])
 
 
 def test_clusters_are_matched_one_to_one():

@@ -164,6 +164,7 @@ def fig_smoothsa_gradients(
     maps: Mapping[str, Float[np.ndarray, "T h w"]],   # arm -> mean absolute gradient at each token of each frame
     variation: Mapping[str, float],                   # arm -> coefficient of variation of the norm over frames, mean over clips
     *,
+    rebuilt: Mapping[str, float] | None = None,       # the same of the reconstruction's gradient alone; an arm without one shows none
     names: Mapping[str, str] | None = None,
     title: str = "",
 ) -> Figure:
@@ -180,7 +181,8 @@ def fig_smoothsa_gradients(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.set_title("frame 1: " * (t == 0) + f"{share[t]:.{0 if share[t] >= 1 else 1}f} %", fontsize=8, loc="center")
-        line[0].set_ylabel(f"{names.get(arm, arm)}\nvariation {variation[arm]:.2f}", rotation=0, ha="right", va="center")
+        alone = f"\nrebuilding {rebuilt[arm]:.2f}" if arm in (rebuilt or {}) else ""
+        line[0].set_ylabel(f"{names.get(arm, arm)}\nvariation {variation[arm]:.2f}{alone}", rotation=0, ha="right", va="center")
     fig.suptitle(title or None, x=0.01, ha="left")
     return fig
 

@@ -110,8 +110,9 @@ def fig_gradients(results: Results) -> Figure:
     "Figure 4, right: gradients at the features of each frame of one clip."
     frame, arrays = results.frame("smoothsa-videos"), results.arrays["smoothsa-videos"]
     maps = {arm: arrays[f"gradient.{arm}"].astype(float) for arm in ("smoothsa", "rounds_1_1", "rounds_3_3") if f"gradient.{arm}" in arrays}
-    found = frame[(frame["metric"] == "gradient_variation") & (frame["dataset"] == results.dataset("smoothsa-videos"))].groupby("arm")["value"].mean()
-    return fig_smoothsa_gradients(maps, {arm: float(found[arm]) for arm in maps}, names=ARM_NAMES | {"smoothsa": "3 + 1 rounds"}, title=results.title("smoothsa-videos"))
+    rows = frame[(frame["dataset"] == results.dataset("smoothsa-videos")) & frame["arm"].isin(list(maps))]
+    whole, alone = (rows[rows["metric"] == m].groupby("arm")["value"].mean().to_dict() for m in ("gradient_variation", "gradient_variation_rebuilt"))
+    return fig_smoothsa_gradients(maps, whole, rebuilt=alone, names=ARM_NAMES | {"smoothsa": "3 + 1 rounds"}, title=results.title("smoothsa-videos"))
 
 # %% ../../nbs/80_recipes/smoothsa_report.ipynb #39630cd7
 def contraction_frame(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -174,13 +175,13 @@ def write_tables(results: Results, tables: Mapping, part: Path) -> None:
     images, videos, asked = (results.metrics.get(stage) for stage in results.stages[:3])
     for kind, number, metrics in (("images", 1, images), ("videos", 2, videos)):
         if metrics:
-            save_table(discovery_table(metrics, tables, kind), part / kind, caption=f"Table {number}: object discovery on {kind}, percent, mean ± sd over seeds. ARI is without the overflow of the released "
+            save_table(discovery_table(metrics, tables, kind), part / kind, caption=f"Table {number}: object discovery on {kind}, percent, mean ± sd over the seeds of each row; the last column compares over the seeds that both have. ARI is without the overflow of the released "
                        f"code, which the paper's rows carry on videos. A row of one seed is plumbing, below scale. {results.about(f'smoothsa-{kind}')}")
     save_table(ablation_table(images, videos, tables), part / "ablations", caption="Table 5: ARI + ARIfg in percent, the paper's on its sets, ours on generated scenes. A row of one seed is plumbing, below scale.")
     if "smoothsa-cost" in results.timings:
         save_table(cost_table(results.metrics["smoothsa-cost"], results.timings["smoothsa-cost"], tables), part / "cost", caption="Table 6: what a step costs on one machine with generated scenes; the paper's rows are hours of a whole training.")
     if images:
-        save_table(corruption_table(images, tables), part / "corruption", caption=f"Appendix A: slots corrupted in training. {results.about('smoothsa-images')}")
+        save_table(corruption_table(images, tables), part / "corruption", caption=f"Appendix A: slots corrupted in training; losses are medians of the last tenth of the steps. {results.about('smoothsa-images')}")
         save_table(contraction_table(images, tables), part / "contraction", caption=f"Appendix B: how far each round moves the slots. {results.about('smoothsa-images')}")
     if asked:
         for name, table, caption in (("adaptive", adaptive_table(asked), "Fixed numbers of rounds, and stopping when slots stop."), ("order", order_table(asked), "Slots as order-stable embeddings: two draws of one scene, "
@@ -220,7 +221,8 @@ def write_other_pictures(results: Results, part: Path) -> None:
         save_figure(fig_clip_masks(results), part / "masks-clip", caption=f"Figure 3 on a clip: frames and the decoder's masks of each arm, seed 0; a slot keeps its colour. {about}",
                     alt="Columns are frames of a generated clip; below them the true segments and one row of coloured masks for every arm.")
         save_figure(fig_gradients(results), part / "gradients", caption="Figure 4, right: mean absolute gradient of the loss at the features of each frame of one clip, seed 0; the number is the frame's share, "
-                    f"variation the coefficient of variation over frames, mean over clips and seeds. {about}", alt="Rows of small heat maps, one a frame, for each choice of rounds, with the share of every frame above it.")
+                    f"variation the coefficient of variation over frames, mean over clips and seeds; rebuilding the same of the reconstruction's gradient alone, without the preheat loss, "
+                    f"which reaches the first frame only. {about}", alt="Rows of small heat maps, one a frame, for each choice of rounds, with the share of every frame above it.")
     if "smoothsa-questions" in results.metrics:
         about = results.about("smoothsa-questions")
         save_figure(fig_compute(results), part / "compute", caption=f"Accuracy against compute: the score after fixed numbers of rounds, and with stopping when slots move less than a tolerance. {about}",

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import fixtures_accelerometer as published
 import numpy as np
+import pandas as pd
 import pytest
 
 from slotpapers.core.units import STANDARD_GRAVITY
 from slotpapers.data.archives import open_archive
+from slotpapers.data.preparation import export_recording
 from slotpapers.data.prepared import load_prepared, save_prepared
 from slotpapers.data.readers import LAYOUTS
 from slotpapers.data.readers_body import bridge_short
@@ -396,3 +398,34 @@ def test_real_motionsense_in_a_folder(data_root, real_motionsense, tmp_path):
     with zipfile.ZipFile(data_root / "motionsense" / "A_DeviceMotion_data.zip") as box:
         box.extractall(tmp_path, [n for n in box.namelist() if "/sub_1.csv" in n])
     same(read_set(LAYOUTS["motionsense"], tmp_path), real_motionsense.of(["1"]))
+
+
+# --- one recording as a CSV file -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "capture24"])
+def test_an_exported_recording_is_one_subject_in_the_order_of_time_and_whole(tmp_path, name):
+    published.copy_of(name, tmp_path)
+    layout, rows = LAYOUTS[name], Counter()
+    with find_set(tmp_path, layout) as archive:
+        for r in layout.read(archive, layout.positions[0], Counter()):
+            rows[r.source, r.subject] += r.x.shape[1]
+    shared = {source for source, n in Counter(source for source, _ in rows).items() if n > 1}
+    assert bool(shared) == (name == "hhar")
+    for (source, subject), n in rows.items():
+        said = export_recording(name, f"{subject}/{source}" if source in shared else source, tmp_path / "out.csv", tmp_path)
+        table = pd.read_csv(tmp_path / "out.csv")
+        assert said["rows"] == len(table) == n and table.time.is_monotonic_increasing
+
+
+def test_a_device_that_two_users_wore_is_no_recording(tmp_path):
+    published.copy_of("hhar", tmp_path)
+    device = "Watch_accelerometer.csv:gear_1"
+    with pytest.raises(ValueError, match=f"'{device}' is 2 recordings, one for each subject: ask for one of 'a/{device}', 'b/{device}'"):
+        export_recording("hhar", device, tmp_path / "out.csv", tmp_path)
+    assert not (tmp_path / "out.csv").exists()
+    told = [export_recording("hhar", f"{user}/{device}", tmp_path / f"{user}.csv", tmp_path)["rows"] for user in "ab"]
+    assert told == [4197, 4197]
+    first, second = (pd.read_csv(tmp_path / f"{user}.csv") for user in "ab")
+    assert not np.allclose(first.x, second.x)                                   # two people
+    with pytest.raises(ValueError, match="no recording 'c/Watch_accelerometer.csv:gear_1'; it has"):
+        export_recording("hhar", f"c/{device}", tmp_path / "out.csv", tmp_path)

@@ -45,26 +45,29 @@ def prepare_set(
 # %% ../../nbs/10_data/preparation.ipynb #c3b8b736
 def export_recording(
     name: str,                          # "motionsense", ...
-    source: str,                        # as `Windows.source` calls it, e.g. "wlk_7/sub_1.csv"
+    source: str,                        # as `Windows.source` calls it, e.g. "wlk_7/sub_1.csv"; "SUBJECT/SOURCE" where subjects share one
     out: str | os.PathLike,             # the CSV file to write
     root: str | Path | None = None,     # the folder of the data sets; None: SLOTPAPERS_DATA, or data/raw
     *,
     position: str | None = None,        # a sensor place; None: the paper's
 ) -> dict:                              # rows, rate, unit and file
-    "Writes `time,x,y,z` of one recording, gravity included; ValueError with some names where there is none of this name."
+    "Writes `time,x,y,z` of one recording in the order of time, gravity included; ValueError with names to choose from where none, or several, are meant."
     check_option("name", name, LAYOUTS)
-    layout, found, seen = LAYOUTS[name], [], []
+    layout, found, seen, subjects = LAYOUTS[name], [], [], []
     with find_set(root, layout) as archive:
         for r in layout.read(archive, position or layout.positions[0], Counter()):
-            if r.source == source:
+            if source in (r.source, f"{r.subject}/{r.source}"):
                 t = r.start + np.arange(r.x.shape[1]) / r.fs if r.t is None else r.start + r.t - r.t[0]
                 found.append(pd.DataFrame({"time": t.round(6), **dict(zip("xyz", r.x.round(9)))}))
-                fs = r.fs
-            elif found:
+                subjects.append(r.subject)
+                fs, file = r.fs, r.source.split(":")[0]
+            elif found and r.source.split(":")[0] != file:       # a file may hold several devices, and a device several subjects
                 break
             seen.append(r.source)
     if not found:
         raise ValueError(f"{name}: no recording {source!r}; it has {', '.join(dict.fromkeys(seen[:400:40]))} ...")
+    if len(names := dict.fromkeys(f"{subject}/{source}" for subject in subjects)) > 1:
+        raise ValueError(f"{name}: {source!r} is {len(names)} recordings, one for each subject: ask for one of {', '.join(map(repr, names))}")
     with whole_file(out) as part:
-        pd.concat(found).to_csv(part, index=False)
+        pd.concat(found).sort_values("time", kind="stable").to_csv(part, index=False)
     return {"out": str(out), "rows": sum(map(len, found)), "fs": fs, "unit": layout.unit}

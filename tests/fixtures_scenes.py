@@ -70,7 +70,7 @@ def coco(root, zipped: bool = False, change=lambda instances, panoptic: None) ->
     ids[:2] = 0                                                                      # void: nobody annotated
     def picture(values):
         return np.stack([values & 255, values >> 8 & 255, values >> 16], axis=-1).astype(np.uint8)
-    panoptic = shared | {"categories": COCO_CATEGORIES, "annotations": [
+    panoptic = shared | {"categories": [dict(c) for c in COCO_CATEGORIES], "annotations": [
         {"image_id": 139, "file_name": "000000000139.png", "segments_info": [
             {"id": 500, "category_id": 184, "iscrowd": 0}, {"id": colours[1], "category_id": 1, "iscrowd": 0}, {"id": colours[4], "category_id": 184, "iscrowd": 0},
             {"id": colours[3], "category_id": 1, "iscrowd": 1}, {"id": colours[2], "category_id": 13, "iscrowd": 0}]},

@@ -10,7 +10,7 @@ from PIL import Image
 from slotpapers.data.archives import ArchiveError
 from slotpapers.data.coco_masks import decode_mask, mask_from_polygon, mask_from_runs, run_lengths, segments_of
 from slotpapers.data.images import load_images
-from slotpapers.data.scene_files import LARGEST, open_picture
+from slotpapers.data.scene_files import LARGEST, as_rgb, open_picture, packed_colours
 
 
 # --- masks in COCO's format ---
@@ -71,8 +71,30 @@ def test_a_picture_above_the_cap_is_refused():
 def test_other_formats_are_not_tried():
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "GIF")
-    with pytest.raises(ArchiveError, match="a.gif is no readable PNG or JPEG"):
+    with pytest.raises(ArchiveError, match="a.gif is no readable PNG or JPEG of [0-9]+ bytes .it starts like neither.:") as error:
         open_picture(file.getvalue(), "a.gif")
+    assert "0x" not in str(error.value)                          # an address in memory differs from run to run
+
+
+def saved(picture: Image.Image, **options) -> Image.Image:
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return open_picture(file.getvalue(), "a.png")
+
+
+def test_sixteen_bits_of_grey_keep_their_upper_eight():
+    levels = np.random.default_rng(0).integers(0, 2**16, (5, 7)).astype(np.uint16)
+    found = as_rgb(saved(Image.fromarray(levels)))
+    assert found.dtype == np.uint8 and all((found[..., channel] == levels // 256).all() for channel in range(3))
+
+
+@pytest.mark.parametrize("transparency", [None, 0, 1, b"\x00\x80"])
+def test_a_palette_gives_its_colours_whatever_is_transparent(transparency):
+    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
+    picture.putpalette([1, 2, 3, 9, 8, 7])
+    stored = saved(picture, **({} if transparency is None else {"transparency": transparency}))      # a warning of Pillow's is an error here
+    assert stored.mode == "P" and as_rgb(stored).tolist() == [[[1, 2, 3], [9, 8, 7]], [[9, 8, 7], [1, 2, 3]]]
+    assert packed_colours(stored).tolist() == [[197121, 460809], [460809, 197121]]
 
 
 def test_a_jpeg_that_stops_is_named():
@@ -107,6 +129,15 @@ def alter(key, value):
     return lambda instances, panoptic: [listing["annotations"][0].update({key: value}) for listing in (instances, panoptic)]
 
 
+def segment(number, **fields):
+    "Alters fields of a segment of the first photo; None takes one away."
+    def change(instances, panoptic):
+        part = panoptic["annotations"][0]["segments_info"][number]
+        for key, value in fields.items():
+            part.pop(key) if value is None else part.update({key: value})
+    return change
+
+
 @pytest.mark.parametrize("masks, change, said", [
     ("instances", alter("segmentation", [[1, 2]]), "annotation 1 of picture 139: a polygon must be"),
     ("instances", alter("segmentation", 7), "annotation 1 of picture 139"),
@@ -115,7 +146,20 @@ def alter(key, value):
     ("panoptic", alter("image_id", 785), "picture 139 has 0 panoptic annotations"),
     ("panoptic", alter("file_name", "../../../etc/passwd"), "no file 'panoptic_val2017/../../../etc/passwd'"),
     ("panoptic", alter("segments_info", []), "that are not listed"),
-    ("panoptic", alter("file_name", "000000000785.png"), "16 x 20 pixels"),
+    ("panoptic", alter("file_name", "000000000785.png"), "000000000785.png is 16 x 20 pixels, its photo 24 x 32: one of them was resized"),
+    ("panoptic", segment(0, category_id=99), "picture 139: segment 500 is of category 99, which the annotations do not list"),      # stuff
+    ("panoptic", segment(4, category_id=99), "picture 139: segment 6979964 is of category 99, which the annotations do not list"),  # a thing
+    ("panoptic", segment(3, category_id=None), "picture 139, segment 3 has no category_id"),
+    ("panoptic", segment(3, id=None), "picture 139, segment 3 has no id"),
+    ("panoptic", segment(3, id=77), "has 1 segments that are not listed, the first [2038]"),
+    ("panoptic", lambda i, p: p["annotations"][0]["segments_info"].insert(0, 7), "picture 139, segment 0 has no id, category_id"),
+    ("panoptic", lambda i, p: p["categories"][2].pop("isthing"), "panoptic_val2017.json, category 2 has no isthing"),
+    ("panoptic", lambda i, p: p["categories"][0].pop("id"), "panoptic_val2017.json, category 0 has no id"),
+    ("instances", lambda i, p: i["categories"][1].pop("name"), "instances_val2017.json, category 1 has no name"),
+    ("instances", lambda i, p: i["annotations"][2].pop("id"), "instances_val2017.json, annotation 2 has no id"),
+    ("instances", lambda i, p: i["annotations"][0].pop("category_id"), "instances_val2017.json, annotation 0 has no category_id"),
+    ("instances", lambda i, p: i["licenses"][1].pop("name"), "instances_val2017.json, licence 1 has no name"),
+    ("panoptic", lambda i, p: p["licenses"][0].pop("id"), "panoptic_val2017.json, licence 0 has no id"),
     ("instances", lambda i, p: i["images"][0].update(height=25), "picture 139 of the annotations is 25 x 32"),
     ("instances", lambda i, p: i["images"][0].pop("height"), "picture 0 has no height"),
     ("instances", lambda i, p: i.pop("categories"), "has no categories"),

@@ -34,11 +34,12 @@ def coco_index(
                          f"download COCO's {kind} annotations, or pass masks={'instances' if kind == 'panoptic' else 'panoptic'!r} to use the others")
     label = files.label(place)
     pictures = {fields_of(p, ("id", "file_name", "height", "width"), f"{label}, picture {n}")[0]: p for n, p in enumerate(listing["images"])}
-    names = {c["id"]: c for c in listing["categories"]}
-    licences = {entry["id"]: entry["name"] for entry in listing.get("licenses", [])}
+    told = ("id", "name", "isthing") if kind == "panoptic" else ("id", "name")
+    names = {fields_of(c, told, f"{label}, category {n}")[0]: c for n, c in enumerate(listing["categories"])}
+    licences = dict(fields_of(entry, ("id", "name"), f"{label}, licence {n}") for n, entry in enumerate(listing.get("licenses", [])))
     marks = defaultdict(list)
     for n, mark in enumerate(listing["annotations"]):
-        picture = fields_of(mark, ("image_id",), f"{label}, annotation {n}")[0]
+        picture = fields_of(mark, ("image_id",) if kind == "panoptic" else ("image_id", "id", "category_id"), f"{label}, annotation {n}")[0]
         if picture not in pictures:
             raise ArchiveError(f"{label}, annotation {mark.get('id', n)} is of picture {picture}, which the file does not list: {DAMAGED}")
         marks[picture].append(mark)
@@ -100,12 +101,19 @@ def coco_panoptic(files: Files, split: str) -> ReadScenes:
             raise ArchiveError(f"{label} has {len(marks[picture['id']])} panoptic annotations instead of one: {DAMAGED}")
         place, parts = fields_of(marks[picture["id"]][0], ("file_name", "segments_info"), label)
         ids = packed_colours(files.picture(f"panoptic_{split}2017/{place}", label))
-        frame, listed = coco_picture(files, picture, split), {part["id"] for part in parts}
-        if ids.shape != frame.shape[:2] or not set(np.unique(ids).tolist()) <= listed | {0}:
-            raise ArchiveError(f"{label}: {place} has {ids.shape[0]} x {ids.shape[1]} pixels and segments {sorted(set(np.unique(ids).tolist()) - listed - {0})[:3]} "
-                               f"that are not listed: the PNG was resized or recoloured, take it as published")
+        frame, kinds = coco_picture(files, picture, split), dict(fields_of(part, ("id", "category_id"), f"{label}, segment {n}") for n, part in enumerate(parts))
+        if ids.shape != frame.shape[:2]:
+            raise ArchiveError(f"{label}: {place} is {ids.shape[0]} x {ids.shape[1]} pixels, its photo {frame.shape[0]} x {frame.shape[1]}: "
+                               "one of them was resized or belongs to another picture, take them as published")
+        strange = sorted(set(np.unique(ids).tolist()) - set(kinds) - {0})
+        if strange:
+            raise ArchiveError(f"{label}: {place} has {len(strange)} segments that are not listed, the first {strange[:3]}: "
+                               "the PNG was resized or recoloured, take it as published")
+        absent = [(part, kind) for part, kind in kinds.items() if kind not in names]
+        if absent:
+            raise ArchiveError(f"{label}: segment {absent[0][0]} is of category {absent[0][1]}, which the annotations do not list: {DAMAGED}")
         crowds = [part["id"] for part in parts if part.get("iscrowd")]
-        things = [part for part in parts if names.get(part["category_id"], {}).get("isthing") and not part.get("iscrowd")]
+        things = [part for part in parts if names[part["category_id"]]["isthing"] and not part.get("iscrowd")]
         return coco_scene(picture, frame, relabel(ids, [thing["id"] for thing in things], [*crowds, 0]), things, names)
 
     return ReadScenes("coco2017", split, list(pictures.values()), read)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..core.scene_records import Scene
 from .archives import DAMAGED, TAMPERED, Archive, ArchiveError
@@ -38,12 +38,17 @@ def open_picture(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ArchiveError(f"{label} declares more than {LARGEST:,} pixels ({error}): {TAMPERED}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:      # what Pillow raises on damaged bytes
-        raise ArchiveError(f"{label} is no readable PNG or JPEG of {len(data):,} bytes ({error}): {DAMAGED}") from error
+        why = "it starts like neither" if isinstance(error, UnidentifiedImageError) else error      # Pillow's words name an address in memory
+        raise ArchiveError(f"{label} is no readable PNG or JPEG of {len(data):,} bytes ({why}): {DAMAGED}") from error
     return picture
 
 # %% ../../nbs/10_data/scene_files.ipynb #d07dfbc1
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    "The picture in three colours: grey ones repeated, transparency dropped."
+    "The picture in three colours of 8 bits: grey ones repeated, transparency dropped, of 16 bits the upper eight."
+    if picture.mode.startswith("I"):                                     # 16 bits of grey
+        picture = Image.fromarray((np.array(picture) >> 8).astype(np.uint8))
+    elif picture.mode == "P" and "transparency" in picture.info:         # straight to RGB, Pillow warns that it drops what we drop
+        picture = picture.convert("RGBA")
     return np.array(picture.convert("RGB"))
 
 
@@ -97,9 +102,9 @@ def parse_json(
     return found
 
 
-def fields_of(record: dict, names: tuple[str, ...], label: str) -> list:
+def fields_of(record: object, names: tuple[str, ...], label: str) -> list:
     "These fields of a record of an annotation file. Raises ArchiveError naming file, record and field."
-    missing = [name for name in names if name not in record]
+    missing = [name for name in names if not isinstance(record, dict) or name not in record]
     if missing:
         raise ArchiveError(f"{label} has no {', '.join(missing)}: the annotations were altered, download them again")
     return [record[name] for name in names]

@@ -287,8 +287,7 @@ def results(tmp_path):
         | {f"rollout.{arm}": rng.integers(0, 256, (1, 2, 8, 8)).astype(np.uint8) for arm in ("slotssm", "rim")}
         | {f"curve.{arm}.{key}": np.linspace(1, 0.5, 4) if key.endswith("bce") else np.arange(4) for arm in ("slotssm", "rim") for key in ("step", "bce", "val_step", "val_bce")})
     names = [f"{arm}|streams_{K}|{seed}" for K in (2, 4) for arm in ("slotssm", "copy_last", "slotssm_zoh", "slots_4") for seed in range(2)]
-    put("slotssm-streams", [row(name.split("|")[0], metric, 0.1, int(name[-1]), name.split("|")[1]) for name in names for metric in ("mse", "rollout_mse")]
-        + [row("slotssm_k4", "parameters", 700.0, dataset="parameters"), row("slotssm", "parameters", 99.0, dataset="balls")],
+    put("slotssm-streams", [row(name.split("|")[0], metric, 0.1, int(name[-1]), name.split("|")[1]) for name in names for metric in ("mse", "rollout_mse_first")],
         {"names": np.array(names), "by_horizon": rng.uniform(size=(len(names), 20)), "by_step": rng.uniform(size=(len(names), 64)), "train_length": np.array(16)})
     return folder
 
@@ -318,9 +317,18 @@ def test_a_report_writes_what_was_run_and_says_what_was_not(results, root, tmp_p
     assert names == again and all((tmp_path / "report" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
 
 
-def test_sizes_of_streams_move_beside_their_scores(results):
-    rows = report.with_sizes(pictures.Results(results).scores("slotssm-streams"))
-    assert [(r["arm"], r["dataset"], r["value"]) for r in rows if r["metric"] == "parameters"] == [("slotssm", "streams_4", 700.0), ("slotssm", "balls", 99.0)]
+def test_tables_say_whether_models_learned():
+    "Every stage whose arms may fail to learn has a column for it."
+    assert all("competent" in report.SCORES[stage] for stage in ("slotssm-balls", "slotssm-blinking", "slotssm-streams"))
+
+
+@pytest.mark.parametrize("context", [4, 10])
+def test_paths_begin_where_the_context_of_the_run_ended(results, context, monkeypatch):
+    found, shown = pictures.Results(results), []
+    found.arrays["slotssm-streams"] |= {"context": np.array(context), "example_true": np.zeros((30, 2, 2)), "example_slotssm": np.zeros((30, 2, 2))}
+    monkeypatch.setattr(pictures, "fig_slotssm_paths", lambda true, predicted, n_seen, **words: shown.append(n_seen) or pictures.Figure())
+    pictures.fig_paths(found)
+    assert shown == [context]
 
 
 def test_streams_leave_questions_out_of_the_comparison(results):

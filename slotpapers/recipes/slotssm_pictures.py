@@ -224,11 +224,11 @@ def stream_points(results: Results, beginning: str, by: str, metrics: Mapping[st
                           "value": np.nan if row["value"] is None else row["value"]} for row in other])
 
 
-STREAM_ERRORS = {"mse": "next place", "rollout_mse": "rolled out"}
+STREAM_ERRORS = {"mse": "next place", "rollout_mse_first": "rolled out, five steps"}
 
 
 def fig_streams(results: Results) -> Figure:
-    "Error against the number of balls: the next place, and twenty steps rolled out."
+    "Error against the number of balls: the next place, and five steps rolled out."
     return fig_slotssm_points(stream_points(results, "streams_", "dataset", STREAM_ERRORS), setting="number of balls", trivial=TRIVIAL, names=results.names, title=results.title("slotssm-streams"))
 
 
@@ -246,11 +246,11 @@ def fig_extrapolation(results: Results, key: str = "by_step") -> Figure:
                               trivial=TRIVIAL, names=results.names, title=results.title("slotssm-streams") + (": longer than trained" if long else ": roll-outs"))
 
 
-def fig_paths(results: Results, n_seen: int = 10) -> Figure:
-    "One clip as two models roll it out."
+def fig_paths(results: Results) -> Figure:
+    "One clip as two models roll it out, from where its context ended."
     arrays = results.arrays["slotssm-streams"]
     predicted = {name.removeprefix("example_"): arrays[name].astype(float) for name in arrays if name.startswith("example_") and name != "example_true"}
-    return fig_slotssm_paths(arrays["example_true"].astype(float), predicted, n_seen, names=results.names, title=results.title("slotssm-streams"))
+    return fig_slotssm_paths(arrays["example_true"].astype(float), predicted, int(arrays["context"]), names=results.names, title=results.title("slotssm-streams"))
 
 # %% ../../nbs/80_recipes/slotssm_pictures.ipynb #422e868e
 def fig_cost(results: Results, kind: str = "pass") -> Figure:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'CAPTIONS', 'REASONS', 'told', 'write_ball_pictures', 'write_blinking_pictures', 'write_stream_pictures',
-           'write_cost_pictures', 'write_printed', 'with_sizes', 'write_scores', 'write_report']
+           'write_cost_pictures', 'write_printed', 'write_scores', 'write_report']
 
 # %% ../../nbs/80_recipes/slotssm_report.ipynb #7c209846
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def write_blinking_pictures(results: Results, part: Path) -> None:
 def write_stream_pictures(results: Results, part: Path) -> None:
     "What the paper leaves open, on coordinates."
     about, scores = results.about("slotssm-streams"), results.scores("slotssm-streams")
-    save_figure(fig_streams(results), part / "streams", alt=f"Lines of the mean squared error against the number of balls. Rolled out, at the first number: {told(scores, 'rollout_mse')}.",
+    save_figure(fig_streams(results), part / "streams", alt=f"Lines of the mean squared error against the number of balls. Rolled out over five steps, at the first number: {told(scores, 'rollout_mse_first')}.",
                 caption=f"Coordinates of K balls in, the next ones out: one state for each ball against one for all. {about}")
     save_figure(fig_extrapolation(results), part / "extrapolation", alt="Lines of the error against the step, with a dotted line where training clips ended.",
                 caption=f"Error of the next place along sequences four times as long as those of training. {about}")
@@ -101,9 +101,9 @@ def write_cost_pictures(results: Results, part: Path) -> None:
 SCORES = {   # stage -> metric -> heading
     "slotssm-balls": {"mse": "MSE of the roll-out", "mse_threshold": "MSE, 0/1 fed back", "mse_at_1": "MSE of the first frame", "mse_next": "MSE, one step", "bce": "nats a pixel", "competent": "learned the next frame", "slot_ari_fg": "slots on balls (ARI)", "slot_ari_other": "on another clip's",
                       "parameters": "parameters", "core_parameters": "of its memory", "state_bytes": "bytes kept", "lr": "learning rate"},
-    "slotssm-blinking": {"mse": "MSE", "class_error": "wrong pixels", "foreground_error": "wrong ball pixels", "colour_error": "wrong balls", "coloured_error": "wrong coloured balls", "cross_entropy": "nats a pixel",
+    "slotssm-blinking": {"mse": "MSE", "class_error": "wrong pixels", "foreground_error": "wrong ball pixels", "colour_error": "wrong balls", "coloured_error": "wrong coloured balls", "cross_entropy": "nats a pixel", "competent": "beats mean image and last frame",
                          "parameters": "parameters", "lr": "learning rate"},
-    "slotssm-streams": {"mse": "MSE, next place", "rollout_mse": "MSE, rolled out", "rollout_mse_first": "first 5 steps", "mse_long": "MSE, four times as long", "competent": "beats copy last", "parameters": "parameters",
+    "slotssm-streams": {"mse": "MSE, next place", "rollout_mse_first": "MSE, rolled out 5 steps", "rollout_mse": "20 steps", "mse_long": "MSE, four times as long", "competent": "beats copy last in both", "parameters": "parameters",
                         "state_numbers": "numbers of state", "lr": "learning rate"},
 }
 CAPTIONS = {
@@ -126,21 +126,11 @@ def write_printed(tables: Mapping, parameters: Mapping, part: Path) -> None:
         save_table(printed_table(tables, name, ARM_NAMES, REASONS[name]), part / stem, caption=f"{what} The paper's rows alone.")
 
 # %% ../../nbs/80_recipes/slotssm_report.ipynb #879ea021
-def with_sizes(scores: Sequence[Mapping]) -> list[dict]:
-    "Rows of streams in which sizes stand beside the scores: arm `slotssm_k4` of data set `parameters` is slotssm on four balls."
-    moved = []
-    for row in scores:
-        arm, _, number = row["arm"].rpartition("_k")
-        sizes = row["dataset"] == "parameters" and number.isdecimal()
-        moved.append({**row, **({"arm": arm, "dataset": f"streams_{number}"} if sizes else {})})
-    return moved
-
-
 def write_scores(results: Results, part: Path) -> None:
     "Scores of every stage that was run."
     for stage, (stem, caption) in CAPTIONS.items():
         if stage in results.metrics:
-            save_table(stage_table(with_sizes(results.scores(stage)), SCORES[stage], results.names), part / stem, caption=f"{caption} Mean ± sd over seeds. {results.about(stage)}")
+            save_table(stage_table(results.scores(stage), SCORES[stage], results.names), part / stem, caption=f"{caption} Mean ± sd over seeds. {results.about(stage)}")
     if "slotssm-latency" in results.metrics:
         frames = {kind: timing_frame(results.scores("slotssm-latency"), results.timings["slotssm-latency"]["rows"], kind) for kind in ("pass", "step")}
         save_table(cost_table({kind: frame for kind, frame in frames.items() if len(frame)}, results.names), part / "cost-times",

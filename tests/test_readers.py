@@ -246,6 +246,32 @@ def test_wisdm_rates_within_an_activity():
     assert len(list(wisdm_stretches(t, np.zeros(500, int), report))) == 4 and report["splits where time does not increase"] == 1
 
 
+@pytest.mark.parametrize("rate", [20.0, 100.0])
+@pytest.mark.parametrize("back", [-0.5, -7.0])
+def test_a_lone_wisdm_sample_before_a_clock_set_back_makes_no_split(rate, back):
+    part, report = np.arange(100) / rate, Counter()
+    lone = part[-1] + 1.0                                                     # after a hole of a second
+    t = np.concatenate([part, [lone], lone + back + np.arange(100) / rate])
+    found = [(p.start, p.stop, fs) for p, fs in wisdm_stretches(t, np.zeros(len(t), int), report)]
+    assert found == [(0, 101, rate), (101, 201, rate)]
+    assert report["splits where the rate changes"] == 0 and report["splits where time does not increase"] == 1
+    first = [(p.start, p.stop, fs) for p, fs in wisdm_stretches(np.r_[9.0, part], np.zeros(101, int), Counter())]
+    assert first == [(0, 1, 20.0), (1, 101, rate)]                            # nothing before it: the set's own rate
+
+
+def test_a_hhar_label_at_one_stamp_is_named(tmp_path):
+    path = published.copy_of("hhar", tmp_path) / "Watch_accelerometer.csv"
+    lines = path.read_text().splitlines()
+    stands = [n for n, line in enumerate(lines) if line.endswith(",b,gear,gear_1,stand")]
+    stamp = lines[stands[0]].split(",")[2]
+    for n in stands:
+        cells = lines[n].split(",")
+        lines[n] = ",".join([*cells[:2], stamp, *cells[3:]])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="Watch_accelerometer.csv, gear_1 of user b, stand: all 1400 rows have the same creation time"):
+        read_set(LAYOUTS["hhar"], tmp_path, seconds=2)
+
+
 def test_pamap2_holes():
     x = np.random.default_rng(0).normal(size=(3, 1000))
     for lo, hi in ((0, 5), (100, 120), (300, 321), (990, 1000)):

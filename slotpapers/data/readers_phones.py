@@ -86,7 +86,9 @@ def wisdm_stretches(
     "(rows, rate in Hz) of stretches of one activity, one rate, and increasing time."
     step = np.diff(t, prepend=np.inf)
     after = np.append(step[1:], np.inf)
-    fast = np.where((step > 0) & (step <= 0.2), step, after) < 0.03      # after a hole the next step tells the rate
+    fast = np.where((step > 0) & (step <= 0.2), step, np.where(after > 0, after, np.inf)) < 0.03      # after a hole the next step tells the rate
+    lone = (step > 0.2) & (after <= 0)                                    # unless the clock is set back there: such a sample tells no rate
+    fast[lone] = np.append(False, fast[:-1])[lone]
     activity, backwards, rate = np.diff(codes, prepend=codes[0]) != 0, step <= 0, np.diff(fast, prepend=fast[0]) != 0
     report["splits where time does not increase"] += int((backwards & ~activity)[1:].sum())
     report["splits where the rate changes"] += int((rate & ~activity & ~backwards).sum())
@@ -148,6 +150,8 @@ def hhar_groups(table: pd.DataFrame, file: str, report: Counter) -> Iterator[Rec
         rows = (table["gt"] == label).to_numpy()
         if rows.sum() > 1:
             stamps, samples = merge_stamps(t[rows], x[:, rows])
+            if len(stamps) < 2:
+                raise ValueError(f"{file}, {device} of user {user}, {label}: all {rows.sum()} rows have the same creation time, which tells no rate: take the published file")
             fs = nominal_rate(stamps)
             check_rate(f"{file}, {device} of user {user}, {label}", stamps, min(max(fs, 25.0), 200.0))   # watches and phones: 50 to 200 Hz
             report["rows merged: the same stamp"] += int(rows.sum()) - len(stamps)

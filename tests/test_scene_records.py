@@ -164,3 +164,13 @@ def test_conditions_are_fractions_with_padding():
     assert np.allclose(rows[:5] * [9, 7, 9, 7], scene.boxes[2])
     with pytest.raises(ValueError, match="n_rows must be at least 5"):
         condition_boxes(scene, 4)
+
+
+@pytest.mark.parametrize("call", [visible_pixels, boxes_from_segments])
+@pytest.mark.parametrize("wrong", [3, -2])
+def test_an_id_without_an_object_is_refused_not_counted_elsewhere(call, wrong):
+    segments = np.zeros((2, 4, 4), np.int32)
+    segments[0, 1, 1] = wrong
+    with pytest.raises(ValueError, match=f"between -1 and n_objects=2; got {min(wrong, 0)} to {max(wrong, 0)}: relabel"):
+        call(segments, 2)
+    assert call(np.clip(segments, -1, 2), 2).shape[:2] == (2, 2) and call(segments[:0], 2).shape[:2] == (0, 2)

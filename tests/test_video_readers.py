@@ -176,6 +176,8 @@ def test_two_sizes_side_by_side_need_a_choice(tmp_path):
     (lambda f: f["depth"].pop(), "1 pictures in 'depth'"), (lambda f: f["video"].__setitem__(1, b"GIF"), "video, frame 1 is no readable PNG"),
     (lambda f: f.update({"metadata/num_instances": np.array([1])}), "ids up to 2 for 1 instances"),
     (lambda f: f.update({"instances/category": np.array([1, 17])}), "labels 1 to 17, of 17 names"),
+    (lambda f: f.pop("instances/category"), "0 labels in 'instances/category' for 2 instances"),
+    (lambda f: f.update({"instances/color_label": np.array([6])}), "1 labels in 'instances/color_label' for 2 instances"),
     (lambda f: f.update({"instances/positions": np.zeros(5, np.float32)}), "5 numbers in 'instances/positions'"),
 ])
 def test_broken_movi_is_named(tmp_path, change, said):

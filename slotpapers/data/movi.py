@@ -70,13 +70,17 @@ def movi_clip(archive: Archive, letter: str, depth: bool, record: tuple[str, int
     if segments.shape != frames.shape[:3] or segments.max() > n:
         raise ArchiveError(f"{label} has frames of {frames.shape[:3]}, masks of {segments.shape}, and ids up to {segments.max()} for {n} instances: {DAMAGED}")
     key, names = ("category", MOVI_CATEGORIES) if letter in "cde" else ("shape_label", MOVI_SHAPES[letter])
+    labels = {part: np.asarray(found.get(f"instances/{part}", [])) for part in (key, *MOVI_ATTRIBUTES) if part == key or f"instances/{part}" in found}
+    wrong = [part for part, numbers in labels.items() if len(numbers) != n]
+    if wrong:
+        raise ArchiveError(f"{label} has {len(labels[wrong[0]])} labels in 'instances/{wrong[0]}' for {n} instances: {DAMAGED}")
     metres = None
     if depth:
         low, high = (float(v) for v in found["metadata/depth_range"])
         levels = np.stack([np.array(picture).astype(np.float32) for picture in movi_pictures(found, "depth", n_steps, label)])
         metres = low + levels / np.float32(65535) * np.float32(high - low)
-    return Scene(frames, segments, n, named(np.asarray(found.get(f"instances/{key}", [])), names, label),
-                 {key: named(np.asarray(found[f"instances/{key}"]), names, label) for key, names in MOVI_ATTRIBUTES.items() if f"instances/{key}" in found},
+    return Scene(frames, segments, n, named(labels[key], names, label),
+                 {part: named(labels[part], MOVI_ATTRIBUTES[part], label) for part in labels if part != key},
                  movi_tracks(found, n_steps, n, label),
                  None if metres is None else metres.astype(np.float32), fps=12, name=f"movi_{letter}", source=f"{name}, record {number}", simulated=True)
 

@@ -1,4 +1,7 @@
 "A user's own recording, of any length: one result from every kind of file, whatever its size; test_bad_inputs.py has what is refused."
+import gzip
+import pickle
+
 import fixtures_accelerometer as published
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 from slotpapers import cli
 from slotpapers.core.seeds import forked_rng
 from slotpapers.data.accelerometer import prepare, windows
-from slotpapers.data.long_recordings import chunks_of, csv_chunks, npy_chunks, parquet_chunks
+from slotpapers.data.long_recordings import chunks_of, csv_chunks, find_columns, npy_chunks, parquet_chunks
 from slotpapers.data.streaming import stream_windows
 from slotpapers.models import SlotFM
 from slotpapers.recipes.slotfm_embed import embed_file, embed_recording, read_embedded
@@ -110,7 +113,61 @@ def test_a_stopped_run_leaves_no_file_and_keeps_the_old_one(tmp_path, weights):
     assert out.read_text() == "an older result" and {p.name for p in tmp_path.iterdir()} == {"walk.npy", "out.parquet"}
 
 
+@pytest.mark.parametrize("name, text, t", [
+    ("quoted.csv", '"time","x","y","z"\n"0.00","1","2","3"\n"0.02","1","2",""\n', [0, 0.02]),
+    ("dates.csv", '"x","y","z","time"\n"1","2","3","1970-01-01 00:00:01"\n"1","2","3","1970-01-01T00:00:01.50Z"\n', [1, 1.5]),
+    ("comma.csv", '"speed, km/h",time,"acc ""g""", "x",y,z\n4,0,5,1,2,3\n4,1,5,1,2,3\n', [0, 1]),
+    ("WALK.CSV.GZ", "time,x,y,z\n0,1,2,3\n1,1,2,3\n", [0, 1]),
+])
+def test_ways_of_writing_a_table(tmp_path, name, text, t):
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("GZ") else text.encode())
+    chunk, = chunks_of(tmp_path / name)
+    assert np.allclose(chunk.t, t) and chunk.x[:2].tolist() == [[1, 1], [2, 2]] and chunk.x[2, 0] == 3
+    assert np.isnan(chunk.x[2, 1]) == (name == "quoted.csv")
+
+
+def test_a_column_is_axis_or_time():
+    assert find_columns("a.csv", ["t", "y", "z"], axes=["t", "y", "z"]) == (["t", "y", "z"], None)
+    assert find_columns("a.csv", ["t", "y", "z", "time"], axes=["t", "y", "z"]) == (["t", "y", "z"], "time")
+    assert find_columns("a.csv", ["X", "x", "y", "z", "Time", "time"], axes=["x", "y", "z"], time="time") == (["x", "y", "z"], "time")
+    assert find_columns("a.csv", ["x", "y", "z", "time", "time", "label", "label"], time="") == (["x", "y", "z"], None)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, said, options", [
+    ("t,y,z\n1,2,3\n", "time must be another column than the axes 't', 'y', 'z'; got 't'", {"axes": ["t", "y", "z"], "time": "t"}),
+    ("time,x,y,z,x\n0,1,2,3,4\n", "2 columns are called 'x', 'x', 'x': rename all but one", {}),
+    ("time,x,y,z,X\n0,1,2,3,4\n", "2 columns are called 'x', 'x', 'X': rename all but one, or name the columns", {}),
+    ("time,x,y,z,x\n0,1,2,3,4\n", "2 columns are called 'x': rename all but one", {"axes": ["x", "y", "z"]}),
+    ("time,x,y,z,Time\n0,1,2,3,4\n", "2 columns are called 'time', 'time', 'Time'", {}),
+    ("time,x,y,z,time\n0,1,2,3,4\n", "2 columns are called 'time': rename", {"time": "time"}),
+    ("time;x;y;z\n0,1;1;2;3\n", "the cells seem to be separated by ';': save the file with commas", {}),
+    ("time\tx\ty\tz\n0\t1\t2\t3\n", r"the cells seem to be separated by '\t': save the file with commas", {"axes": ["x", "y", "z"]}),
+    ("time,x,y,z\n,1,2,3\n2026-01-31 13:05:00,1,2,3\n", "row 2: '' is no time", {}),
+    ("time,x,y,z\nNaN,1,2,3\n2026-01-31 13:05:00,1,2,3\n", "row 2: 'NaN' is no time", {}),
+    ("x,y,z,time\n1,2\n1,2,3,0.5\n", "row 2: 2 cells, expected 4", {}),
+    ('time,x,y,z\n"0.00",1,2,3\n"0.02",1,?,3\n', "row 3, column 'y': '?' is not a number", {}),
+    ("\nx,y,z\n", "row 1: the file is empty or has no header", {}),
+])
+def test_tables_that_are_refused(tmp_path, text, said, options):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError) as error:
+        list(chunks_of(tmp_path / "a.csv", **options))
+    assert said in str(error.value) and (said.startswith("time must") or "a.csv" in str(error.value)), error.value
+
+
+def test_arrays_have_no_time_and_pickles_are_not_recommended(tmp_path):
+    np.save(tmp_path / "a.npy", RECORDING)
+    with pytest.raises(ValueError, match="no columns to be named, and no time; got axes=None, time=None, time_unit='ms'"):
+        list(chunks_of(tmp_path / "a.npy", time_unit="ms"))
+    np.save(tmp_path / "objects.npy", np.array([{}], object))
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(RECORDING))
+    for name in ("objects.npy", "pickle.npy"):
+        with pytest.raises(ValueError, match="not an array of numbers in NPY format, or cut off .*holds Python objects, which are never loaded") as error:
+            list(chunks_of(tmp_path / name))
+        assert "allow_pickle" not in str(error.value) and "unsafe" not in str(error.value)
+
 
 def test_a_missing_file(tmp_path, weights):
     with pytest.raises(FileNotFoundError, match="nowhere.csv: no such file"):

@@ -91,6 +91,14 @@ def test_stages_name_the_times_that_claims_are_judged_by(root):
     assert len(written) >= 2 and written <= set(stages["claims"]["deps"])
 
 
+def test_git_does_not_track_what_dvc_keeps(root):
+    "DVC refuses a stage whose cached output git tracks, after it has run."
+    outs = [out for stage in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].values() for out in stage.get("outs", []) if isinstance(out, str)]
+    kept = [out.replace("${profile}", profile) for profile in PROFILES for out in outs]
+    assert len(kept) >= 15 * len(PROFILES)
+    assert subprocess.run(["git", "ls-files", *kept], cwd=root, capture_output=True, text=True, check=True).stdout == ""
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_parameters_are_the_same_in_config_notebook_stage_and_every_profile(root, run):
     "One list of parameters: what a profile sets, the stage passes on, and the notebook and the recipe accept."

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -206,8 +206,12 @@ def test_a_killed_run_leaves_no_half_file_and_resumes(finished):
     while not any(scratch.rglob("checkpoint.pt")) and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in family:      # papermill's kernel has a session of its own: left alone, it would go on writing checkpoints for a while
+        each.kill()
+    psutil.wait_procs(family, timeout=60)
     process.wait()
+    assert len(family) >= 3 and not any(each.is_running() for each in family), "dvc, papermill and its kernel"
     kept = next(scratch.rglob("checkpoint.pt"), None)
     assert kept is not None, "no checkpoint was written in two minutes"
     state, fingerprint = load_checkpoint(kept)
